@@ -14,8 +14,9 @@ use crate::server::PATIENCE;
 
 /// A member, with everything that it was told.
 pub(crate) struct Member {
-    requests: mpsc::Sender<pb::ConsumeRequest>,
+    /// Dropped before the requests: else the member would leave.
     stream: Streaming<pb::ConsumeResponse>,
+    requests: mpsc::Sender<pb::ConsumeRequest>,
     pub(crate) id: String,
     pub(crate) token: String,
     /// By topic and partition, where it was told that reading starts.

@@ -47,9 +47,18 @@ enum SessionState {
     Open(u64, CoordinatorSession),
 }
 
-/// By member: the number of its entry, and where it hears. A member that attaches here again takes the place of the entry
-/// before, whose stream then hears of nothing any more.
-type Members = HashMap<(GroupId, MemberId), (u64, watch::Sender<MemberNews>)>;
+/// By member. One that attaches here again takes the place of its entry before, whose stream then hears of nothing any more.
+type Members = HashMap<(GroupId, MemberId), Hosted>;
+
+/// Where a member hears.
+#[derive(Debug)]
+struct Hosted {
+    /// Of the entry.
+    number: u64,
+    /// What it attached as; 0: it is joining.
+    attachment: AttachmentNumber,
+    news: watch::Sender<MemberNews>,
+}
 
 /// A member that is known here.
 #[derive(Debug)]
@@ -63,7 +72,7 @@ pub(super) struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         let mut members = self.shard.members.lock();
-        if members.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
+        if members.get(&self.key).is_some_and(|hosted| hosted.number == self.number) {
             members.remove(&self.key);
         }
     }
@@ -89,8 +98,13 @@ impl HostedShard {
         Self { number, gateway, session, members: Mutex::default(), entered, heard }
     }
 
-    /// Makes a member known, before it joins: reports name it from here on, until the entry is dropped.
-    pub(super) fn enter(self: &Arc<Self>, group: &GroupId, member: &MemberId) -> Entry {
+    /// Makes a member known, before it joins, or once it is attached: reports name it from here on, until the entry is
+    /// dropped. `None`: it has attached here with a higher number meanwhile.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        (group, member): (&GroupId, &MemberId),
+        attachment: AttachmentNumber,
+    ) -> Option<Entry> {
         let session = match &*self.session.borrow() {
             SessionState::Open(number, _) => *number,
             SessionState::None(_) => 0,
@@ -98,11 +112,14 @@ impl HostedShard {
         let sender = watch::Sender::new(MemberNews { session, ..MemberNews::default() });
         let (news, key) = (sender.subscribe(), (group.clone(), member.clone()));
         let mut members = self.members.lock();
+        if members.get(&key).is_some_and(|hosted| hosted.attachment > attachment) {
+            return None;
+        }
         let number = *self.entered.borrow() + 1;
-        members.insert(key.clone(), (number, sender));
+        members.insert(key.clone(), Hosted { number, attachment, news: sender });
         self.entered.send_replace(number);
         drop(members);
-        Entry { news, shard: Arc::clone(self), key, number }
+        Some(Entry { news, shard: Arc::clone(self), key, number })
     }
 
     /// When what the coordinator has answered last was asked; `None`: it has not answered yet.
@@ -192,7 +209,7 @@ impl HostedShard {
         mut notices: SessionNotices,
     ) -> Result<(), ApiError> {
         self.session.send_replace(SessionState::Open(number, session.clone()));
-        self.members.lock().values().for_each(|(_, news)| news.send_modify(|news| news.session = number));
+        self.members.lock().values().for_each(|hosted| hosted.news.send_modify(|news| news.session = number));
         let mut ticks = tokio::time::interval(ALIVE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut signs, mut idle_since) = (0, None::<Instant>);
@@ -254,8 +271,8 @@ impl HostedShard {
     fn tell(&self, session: u64, notice: Said<Notice>) {
         let Said { number, content: notice } = notice;
         let members = self.members.lock();
-        let Some((_, news)) = members.get(&(notice.group, notice.member)) else { return };
-        news.send_modify(|news| match notice.content {
+        let Some(hosted) = members.get(&(notice.group, notice.member)) else { return };
+        hosted.news.send_modify(|news| match notice.content {
             NoticeContent::Assignment(current) => news.current = Some(((session, number), notice.attachment, current)),
             NoticeContent::Removed(cause) => news.removed = Some((notice.attachment, cause)),
         });

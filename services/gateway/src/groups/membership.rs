@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use walser_group::{
-    AssignedPartitions, Attach, Attached, Commit, CommitAuthor, CommittedOffset, CurrentAssignment, DetachGrace,
-    GatewayId, GroupEpoch, Join, MemberRef, OffsetToCommit, RemovalCause,
+    AssignedPartitions, Attach, Attached, AttachmentNumber, Commit, CommitAuthor, CommittedOffset, CurrentAssignment,
+    DetachGrace, GatewayId, GroupEpoch, Join, MemberRef, OffsetToCommit, RemovalCause,
 };
 use walser_model::TopicPartition;
 use walser_rpc::{ApiError, MemberAnswer, MemberRequest, Reason};
@@ -61,7 +61,8 @@ impl Groups {
             return Err(ApiError::field("join", "names nothing to read; set topics or topic_pattern"));
         }
         let member = unique(&*self.random).parse().expect("a UUID is a name");
-        let entry = shard.enter(&asked.group, &member);
+        // Known before it joins, so that a report does not leave it out.
+        let entry = shard.enter((&asked.group, &member), AttachmentNumber(0)).ok_or_else(replaced)?;
         let join = Join {
             group: asked.group.clone(),
             member: member.clone(),
@@ -87,12 +88,13 @@ async fn attach(
     gateway: &GatewayId,
     until: Instant,
 ) -> Result<(Membership, HeldAt), ApiError> {
-    let entry = shard.enter(&of.group, &of.member);
     let named = !asked.subscription.topics.is_empty() || asked.subscription.pattern.is_some();
     let subscription = named.then(|| asked.subscription.clone());
     let attach = Attach { member: of.clone(), subscription, gateway: gateway.clone() };
     let (said, answer) = shard.ask(MemberRequest::Attach(Box::new(attach)), until).await?;
     let Attached { attachment, current } = attached(answer)?;
+    // Only now: a stream that is open is not disturbed by an old token.
+    let entry = shard.enter((&of.group, &of.member), attachment).ok_or_else(replaced)?;
     Ok((Membership::new(Arc::clone(shard), MemberRef { attachment, ..of }, entry), (said, current)))
 }
 
@@ -101,6 +103,10 @@ fn attached(answer: MemberAnswer) -> Result<Attached, ApiError> {
         MemberAnswer::Attached(attached) => Ok(attached),
         _ => Err(unexpected()),
     }
+}
+
+fn replaced() -> ApiError {
+    ApiError::new(Reason::MemberFenced, "the member has opened another stream with its token")
 }
 
 fn unexpected() -> ApiError {
@@ -131,7 +137,6 @@ impl Membership {
     /// # Errors
     /// The member has attached to this gateway again, on another stream.
     pub(super) async fn changed(&mut self) -> Result<(), ApiError> {
-        let replaced = || ApiError::new(Reason::MemberFenced, "the member has opened another stream with its token");
         self.entry.news.changed().await.map_err(|_| replaced())
     }
 

@@ -11,11 +11,17 @@ use super::{GroupEvent, GroupStream, RevocationCause};
 /// How long commits that are under way, and the last words to the client, are waited for.
 const LAST: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// How long a client that has half-closed its stream may take to reset it: some libraries do one right after the other when
+/// a stream is dropped, and it has not left then.
+const RESET_WITHIN: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Why a stream ends.
 #[derive(Debug, Clone)]
 pub(super) enum Ending {
     /// The client leaves.
     Leave { keep_static_assignment: bool },
+    /// The client has half-closed its stream, at this time: it leaves, if it waits for the end.
+    HalfClosed(Instant),
     /// The gateway stops, or the connection has reached its age.
     Drain,
     /// The client has broken the protocol, or the gateway has met a bug. The member may come back.
@@ -56,6 +62,9 @@ impl GroupStream {
             self.tell_gone(lost.into_iter(), cause);
         }
         self.timing.ends_at = Some(Instant::now() + LAST);
+        if let Ending::HalfClosed(at) = ending {
+            self.timing.wake_at(at + RESET_WITHIN);
+        }
         self.ending = Some(ending);
     }
 
@@ -64,7 +73,10 @@ impl GroupStream {
         let late = self.timing.ends_at.is_some_and(|at| at <= Instant::now());
         match &self.ending {
             None => false,
-            Some(Ending::Leave { .. } | Ending::Drain) => late || self.commits.is_idle() && self.outgoing.is_idle(),
+            Some(Ending::HalfClosed(at)) if at.elapsed() < RESET_WITHIN => false,
+            Some(Ending::Leave { .. } | Ending::HalfClosed(_) | Ending::Drain) => {
+                late || self.commits.is_idle() && self.outgoing.is_idle()
+            }
             Some(_) => true,
         }
     }
@@ -80,6 +92,11 @@ impl GroupStream {
             }
             Some(Ending::Leave { keep_static_assignment }) => {
                 calls.leave(RemovalCause::Left, keep_static_assignment).await;
+                None
+            }
+            // As in Kafka, a static member that stops is expected back.
+            Some(Ending::HalfClosed(_)) => {
+                calls.leave(RemovalCause::Left, true).await;
                 None
             }
             Some(Ending::Drain) => {
@@ -112,7 +129,9 @@ impl GroupStream {
 
     /// The client is gone: its member may come back, unless it has left before.
     pub(super) async fn vanish(mut self) {
-        self.ending.get_or_insert(Ending::Vanished);
+        if matches!(self.ending, None | Some(Ending::HalfClosed(_))) {
+            self.ending = Some(Ending::Vanished);
+        }
         self.finish().await;
     }
 }

@@ -1,6 +1,7 @@
 //! What the client says, and its commits.
 
 use futures::FutureExt as _;
+use tokio::time::Instant;
 use walser_group::OffsetToCommit;
 use walser_model::{Offset, TopicPartition};
 use walser_rpc::{ApiError, Reason};
@@ -21,8 +22,7 @@ impl GroupStream {
             Some(Ok(request)) => request,
             Some(Err(failure)) if failure.answered() => return self.end_with(Ending::Failed(failure)),
             Some(Err(_broken)) => return self.end_with(Ending::Vanished),
-            // As in Kafka, a static member that stops is expected back.
-            None => return self.end_with(Ending::Leave { keep_static_assignment: true }),
+            None => return self.end_with(Ending::HalfClosed(Instant::now())),
         };
         match request {
             GroupRequest::Heartbeat => {}

@@ -63,6 +63,11 @@ impl Timing {
         self.retry = (self.retry * 2).min(RETRY_MAX);
     }
 
+    /// Wakes the driver at a time.
+    pub(super) fn wake_at(&mut self, at: Instant) {
+        self.retry_at = Some(self.retry_at.map_or(at, |retry_at| retry_at.min(at)));
+    }
+
     /// The coordinator has answered.
     pub(super) fn retried(&mut self) {
         (self.retry_at, self.retry) = (None, RETRY_FIRST);
