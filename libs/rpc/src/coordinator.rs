@@ -6,6 +6,7 @@
 mod admin_messages;
 mod messages;
 mod session;
+mod token;
 
 use std::collections::BTreeSet;
 
@@ -26,6 +27,7 @@ pub use messages::{
     offsets_to_commit_of_message, refused_offset_message, session_open_of_message, session_opened_message,
 };
 pub use session::{Answering, CoordinatorSession, Said, SessionNotices};
+pub use token::MemberToken;
 
 /// The internal topic that has the logs of all shards of groups, one partition each.
 pub const GROUPS_TOPIC: &str = "__walser_groups";

@@ -15,7 +15,6 @@ mod hosted_shard;
 mod membership;
 mod request;
 mod stream;
-mod token;
 
 use std::sync::Arc;
 
@@ -34,7 +33,6 @@ pub(crate) use commits::OFFSETS_MAX;
 pub(crate) use credit::Grant;
 pub(crate) use request::{CommitMode, CommitRequest, GroupRequest, JoinRequest, OffsetCommit, Place};
 pub(crate) use stream::{Assigned, GroupEvent, Requests, RevocationCause};
-pub(crate) use token::MemberToken;
 
 /// The members of this gateway. Clones share everything.
 #[derive(Debug, Clone)]

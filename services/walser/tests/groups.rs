@@ -223,10 +223,10 @@ async fn a_group_shares_partitions_commits_and_is_the_same_after_a_restart() {
     let own = *assigned[0].assigned.keys().next().unwrap();
     let other = *assigned[1].assigned.keys().next().unwrap();
     let committed = session.ask(commit(&members[0], &assigned[0], 1, offset(topic, own.partition.0, 41))).await;
-    assert_eq!(committed.unwrap(), MemberAnswer::Committed(Vec::new()));
+    assert_eq!(committed.unwrap().content, MemberAnswer::Committed(Vec::new()));
     let foreign =
         session.ask(commit(&members[0], &assigned[0], 2, offset(topic, other.partition.0, 41))).await.unwrap();
-    let MemberAnswer::Committed(refused) = foreign else { panic!("{foreign:?}") };
+    let MemberAnswer::Committed(refused) = foreign.content else { panic!("no answer to a commit") };
     assert_eq!((refused[0].0, refused[0].1.reason()), (other, Reason::PartitionNotOwned));
     let described = cluster.groups().describe_group(&billing).await.unwrap();
     assert_eq!((described.summary.phase, described.members.len()), (GroupPhase::Stable, 2));
@@ -339,7 +339,7 @@ async fn ten_thousand_commits_are_on_disk_when_they_are_answered() {
             answers.push(session.send(commit(&member, &current, number, offset(topic, 0, number))).await.unwrap());
         }
         for answer in answers {
-            assert_eq!(answer.await.unwrap().unwrap(), MemberAnswer::Committed(Vec::new()));
+            assert_eq!(answer.await.unwrap().unwrap().content, MemberAnswer::Committed(Vec::new()));
         }
     };
     tokio::time::timeout(PATIENCE, asking).await.unwrap();

@@ -8,14 +8,12 @@ use walser_group::{Assignor, InstanceId, Subscription};
 use walser_model::{LeaderEpoch, Offset};
 use walser_proto::v1 as pb;
 use walser_proto::v1::consume_request::Message;
-use walser_rpc::{ApiError, Reason, name_of_message};
+use walser_rpc::{ApiError, MemberToken, Reason, name_of_message};
 use walser_service::Caller;
 
 use super::reads::{options, place};
 use super::wire::known;
-use crate::groups::{
-    CommitMode, CommitRequest, Grant, GroupRequest, JoinRequest, MemberToken, OFFSETS_MAX, OffsetCommit, Place,
-};
+use crate::groups::{CommitMode, CommitRequest, Grant, GroupRequest, JoinRequest, OFFSETS_MAX, OffsetCommit, Place};
 use crate::reading::{OutOfRange, PartitionName, ReadPosition};
 use crate::topics;
 
@@ -106,7 +104,7 @@ fn join(asked: pb::ConsumeJoin, caller: &Caller, now: i64) -> Result<JoinRequest
         None => ReadPosition::Earliest,
         Some(position) => place(position, "join.start", now)?,
     };
-    let mut read = options(asked.options.clone())?;
+    let mut read = options(asked.options)?;
     let unset = asked.options.is_none_or(|options| options.out_of_range == 0);
     if unset {
         read.out_of_range = if start == ReadPosition::Latest { OutOfRange::Latest } else { OutOfRange::Earliest };

@@ -10,11 +10,10 @@ use walser_group::{
     DetachGrace, GatewayId, GroupEpoch, Join, MemberRef, OffsetToCommit, RemovalCause,
 };
 use walser_model::TopicPartition;
-use walser_rpc::{ApiError, MemberAnswer, MemberRequest, Reason};
+use walser_rpc::{ApiError, MemberAnswer, MemberRequest, MemberToken, Reason};
 
 use super::hosted_shard::{Entry, HostedShard, MemberNews, SaidAt};
 use super::request::JoinRequest;
-use super::token::MemberToken;
 use super::{Groups, unique};
 
 /// How long a join, and an offset that is looked up, waits for a coordinator.

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use walser_group::{GroupId, InstanceId, Subscription};
 use walser_model::{LeaderEpoch, Offset};
+use walser_rpc::MemberToken;
 
 use crate::reading::{Options, PartitionName, ReadPosition};
 
 use super::credit::Grant;
-use super::token::MemberToken;
 
 /// Who commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -114,7 +114,7 @@ impl Groups {
         let open = OpenPartitions::new(&self.reading, settings.options, budget.clone());
         let (outlet, events, gate) = outlet(budget);
         let failing = outlet.failing();
-        let mut driver = GroupStream {
+        let mut driver = Box::new(GroupStream {
             groups: self.clone(),
             membership,
             requests,
@@ -140,7 +140,7 @@ impl Groups {
             all_caught_up: false,
             ending: None,
             settings,
-        };
+        });
         driver.outgoing.tell(driver.joined());
         driver.apply(held);
         tokio::spawn(async move {
@@ -162,7 +162,7 @@ impl GroupStream {
         }
     }
 
-    async fn run(mut self) {
+    async fn run(mut self: Box<Self>) {
         let mut metadata = self.groups.metadata.changes();
         loop {
             self.proceed();

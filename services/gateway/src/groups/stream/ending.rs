@@ -82,9 +82,9 @@ impl GroupStream {
     }
 
     /// Ends the stream of a client that is still there.
-    pub(super) async fn finish(self) {
+    pub(super) async fn finish(self: Box<Self>) {
         let (calls, grace) = (self.membership.calls.clone(), self.end.grace());
-        let Self { ending, mut outgoing, counted, .. } = self;
+        let Self { ending, mut outgoing, counted, .. } = *self;
         let failure = match ending {
             None | Some(Ending::Vanished) => {
                 calls.detach(counted.closed().await).await;
@@ -128,7 +128,7 @@ impl GroupStream {
     }
 
     /// The client is gone: its member may come back, unless it has left before.
-    pub(super) async fn vanish(mut self) {
+    pub(super) async fn vanish(mut self: Box<Self>) {
         if matches!(self.ending, None | Some(Ending::HalfClosed(_))) {
             self.ending = Some(Ending::Vanished);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use walser_model::CleanupPolicy;
+use walser_model::{CleanupPolicy, Timestamp};
 use walser_record_batch::{Batches, Records};
 
 use super::*;
@@ -277,8 +277,8 @@ fn a_tombstone_goes_from_a_partition_at_rest() {
 #[derive(Debug, Default)]
 struct ByHand(std::sync::atomic::AtomicU64);
 
-impl walser_model::Clock for ByHand {
-    fn now_millis(&self) -> walser_model::Timestamp {
+impl Clock for ByHand {
+    fn now_millis(&self) -> Timestamp {
         1_700_000_000_000 + i64::try_from(self.0.load(std::sync::atomic::Ordering::Relaxed)).unwrap()
     }
     fn monotonic(&self) -> Duration {
@@ -288,13 +288,8 @@ impl walser_model::Clock for ByHand {
 
 fn by_hand(disk: &MemoryDisk) -> (Shard, Arc<ByHand>) {
     let (clock, peers) = (Arc::new(ByHand::default()), Arc::new(Outbox::default()));
-    let mut context = ShardContext::of_test(
-        NODE,
-        disk,
-        Arc::clone(&clock) as Arc<dyn walser_model::Clock>,
-        peers,
-        &Metrics::default(),
-    );
+    let mut context =
+        ShardContext::of_test(NODE, disk, Arc::clone(&clock) as Arc<dyn Clock>, peers, &Metrics::default());
     context.retention_check = Duration::from_secs(10);
     (Shard::new(context, DiskThreads::default(), 1 << 20, Vec::new()), clock)
 }

@@ -5,18 +5,19 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use prost::Message as _;
 use walser_group::{AttachmentNumber, GroupId, InstanceId, MemberId, MemberRef};
 use walser_proto::internal::v1 as pbi;
-use walser_rpc::ApiError;
+
+use crate::ApiError;
 
 /// Longest token that is looked at, in bytes: three names of the greatest length, and then some.
 const TOKEN_BYTES_MAX: usize = 2_048;
 
 /// A member and its attachment, as a client keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct MemberToken(pub(crate) MemberRef);
+pub struct MemberToken(pub MemberRef);
 
 impl MemberToken {
     /// As text.
-    pub(crate) fn encode(&self) -> String {
+    pub fn encode(&self) -> String {
         let MemberRef { group, member, instance, attachment } = &self.0;
         let name = pbi::MemberName {
             group: group.to_string(),
@@ -31,7 +32,7 @@ impl MemberToken {
     ///
     /// # Errors
     /// The text is not of a token.
-    pub(crate) fn decode(text: &str) -> Result<Self, ApiError> {
+    pub fn decode(text: &str) -> Result<Self, ApiError> {
         let bad = || ApiError::field("join.resume_token", "is not a token of Walser; leave it out to join anew");
         if text.len() > TOKEN_BYTES_MAX {
             return Err(bad());
