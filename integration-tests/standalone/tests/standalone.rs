@@ -38,6 +38,8 @@ mod fault_rows;
 mod faults;
 #[path = "standalone/generated_client.rs"]
 mod generated_client;
+#[path = "standalone/group_clients.rs"]
+mod group_clients;
 #[path = "standalone/group_consume.rs"]
 mod group_consume;
 #[path = "standalone/group_member.rs"]

@@ -62,7 +62,7 @@ assert found.name == "google/rpc/error_details.proto", found
 print("python ok")
 "#;
 
-fn run(command: &mut Command) -> String {
+pub(crate) fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}\n{out}\n{error}");
@@ -70,19 +70,19 @@ fn run(command: &mut Command) -> String {
 }
 
 /// The code blocks of a page in a language, in order.
-fn blocks(page: &str, language: &str) -> Vec<String> {
+pub(crate) fn blocks(page: &str, language: &str) -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page);
     let text = std::fs::read_to_string(path).unwrap();
     let fence = format!("```{language}\n");
     text.split(&fence).skip(1).map(|block| block.split("\n```").next().unwrap().to_owned() + "\n").collect()
 }
 
-fn tool(variable: &str) -> String {
+pub(crate) fn tool(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("make test installs what {variable} names, and says where"))
 }
 
 /// Exports the protos for a language; returns the include flag and the files.
-fn exported(dir: &Path, language: &str, hint: &str) -> (String, Vec<PathBuf>) {
+pub(crate) fn exported(dir: &Path, language: &str, hint: &str) -> (String, Vec<PathBuf>) {
     let protos = dir.join("proto");
     let told = run(Command::new(binary()).args(["proto", "export"]).arg(&protos).args(["--lang", language]));
     assert!(told.contains(hint), "{told}");
