@@ -112,6 +112,9 @@ impl Holding {
     pub(super) fn seek(&mut self, place: ReadPosition) {
         self.next = (place, -1);
         (self.floor, self.sent_to, self.unprocessed) = (0, None, None);
+        if self.announced {
+            self.began = None;
+        }
     }
 
     /// Its reader goes on elsewhere: records are gone.
@@ -142,6 +145,13 @@ impl Holding {
     /// Whether something was sent that is not committed.
     pub(super) fn is_outstanding(&self) -> bool {
         self.sent_to.is_some_and(|sent| sent > self.committed_to)
+    }
+
+    /// The connection has not taken what was sent: its time begins anew.
+    pub(super) fn not_taken(&mut self, now: Instant) {
+        if let Some((_, sent)) = &mut self.unprocessed {
+            *sent = now;
+        }
     }
 
     /// What was sent more than `limit` ago, if it was not told before: the next offset.
@@ -250,5 +260,91 @@ impl Holdings {
     pub(super) fn are_caught_up(&self) -> bool {
         !self.held.is_empty()
             && self.held.values().all(|held| held.announced && (held.caught_up || held.reader.is_none()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use walser_model::PartitionIndex;
+
+    use super::*;
+    use crate::metadata::topic_of_a_test;
+
+    fn holding(committed: Option<i64>) -> Holding {
+        let committed = committed.map(|offset| CommittedOffset {
+            offset: Offset(offset),
+            leader_epoch: None,
+            metadata: String::new(),
+            committed_at: 0,
+        });
+        let topic = Arc::new(topic_of_a_test("t"));
+        Holding::new(GroupEpoch(1), (topic, 0), committed, ReadPosition::Earliest)
+    }
+
+    #[test]
+    fn nothing_before_its_start_may_be_committed_unless_the_client_has_sought_there() {
+        let mut held = holding(Some(50));
+        held.opened(50);
+        held.sent(60, 1, 100);
+        assert!(held.check(Offset(50)).is_ok() && held.check(Offset(i64::MAX)).is_ok());
+        assert_eq!(held.check(Offset(49)).unwrap_err().reason(), Reason::PartitionNotOwned);
+        assert_eq!(held.check(Offset(-1)).unwrap_err().reason(), Reason::FieldInvalid);
+        // Its reader may go on elsewhere after a pause: that changes nothing.
+        held.opened(60);
+        assert!(held.check(Offset(50)).is_ok() && held.check(Offset(49)).is_err());
+        held.seek(ReadPosition::Offset(10));
+        held.opened(10);
+        assert!(held.check(Offset(10)).is_ok() && held.check(Offset(9)).is_err());
+        held.moved(5);
+        assert!(held.check(Offset(5)).is_ok() && held.check(Offset(4)).is_err());
+    }
+
+    #[test]
+    fn what_was_sent_is_outstanding_until_it_is_committed() {
+        let mut held = holding(None);
+        held.opened(3);
+        assert!(!held.is_outstanding());
+        held.sent(9, 1, 20);
+        assert!(held.is_outstanding() && !held.caught_up);
+        held.committed(Offset(8));
+        assert!(held.is_outstanding());
+        held.committed(Offset(9));
+        assert!(!held.is_outstanding());
+        held.sent(20, 1, 20);
+        assert!(held.caught_up && held.progress().is_some_and(|progress| progress.next_offset == 20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_sent_counts_as_processed_once_and_never_too_early() {
+        let (limit, begun) = (Duration::from_secs(5), Instant::now());
+        let second = |second: u64| begun + Duration::from_secs(second);
+        let mut held = holding(Some(0));
+        held.sent(10, 1, 100);
+        held.sent(20, 1, 100);
+        assert_eq!(held.processed(second(4), limit), None);
+        assert_eq!(held.processed(second(5), limit), Some(10), "the later one may have come a moment ago");
+        assert_eq!(held.processed(second(9), limit), None);
+        held.not_taken(second(9));
+        assert_eq!(held.processed(second(10), limit), None);
+        assert_eq!(held.processed(second(14), limit), Some(20));
+        assert_eq!(held.processed(second(100), limit), None);
+    }
+
+    #[test]
+    fn names_and_readers_lead_to_what_is_held_and_to_nothing_else() {
+        let partition =
+            |number: u8| TopicPartition::new(walser_model::TopicId::from_bytes([number; 16]), PartitionIndex(0));
+        let mut holdings = Holdings::default();
+        holdings.insert(partition(1), holding(Some(0)));
+        let name = holdings.get(&partition(1)).unwrap().name.clone();
+        assert_eq!(holdings.set_reader(&partition(1), Some(7)), None);
+        assert_eq!(holdings.set_reader(&partition(1), Some(8)), Some(7));
+        assert_eq!((holdings.of_reader(7), holdings.of_reader(8)), (None, Some(partition(1))));
+        // A topic of the same name takes its place before it has gone.
+        holdings.insert(partition(2), holding(Some(0)));
+        assert_eq!(holdings.named(&name), Some(partition(2)));
+        holdings.remove(&partition(1)).unwrap();
+        assert_eq!((holdings.named(&name), holdings.of_reader(8)), (Some(partition(2)), None));
+        assert!(holdings.remove(&partition(1)).is_none() && holdings.len() == 1);
     }
 }

@@ -52,7 +52,7 @@ impl Groups {
                 return Err(ApiError::field("join.resume_token", text));
             }
             match attach(&shard, of, asked, &self.gateway, until).await {
-                Err(failure) if failure.reason() == Reason::SessionExpired => {}
+                Err(failure) if matches!(failure.reason(), Reason::SessionExpired | Reason::GroupNotFound) => {}
                 outcome => return outcome,
             }
         }
@@ -146,6 +146,11 @@ impl Membership {
         news.current.take_if(|(_, attachment, _)| *attachment != own);
         news.removed.take_if(|(attachment, _)| *attachment != own);
         news
+    }
+
+    /// The number of the session on which it is told.
+    pub(super) fn session(&self) -> u64 {
+        self.entry.news.borrow().session
     }
 
     /// Its id.

@@ -135,7 +135,7 @@ impl Groups {
             credit: Credit::new(settings.credit),
             work: FuturesUnordered::new(),
             under_way: UnderWay::default(),
-            timing: Timing::new(settings.processing_timeout),
+            timing: Timing::new(settings.processing_timeout, self.reading.heartbeats().delay()),
             suspended: false,
             all_caught_up: false,
             ending: None,

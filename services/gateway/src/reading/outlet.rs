@@ -81,6 +81,11 @@ impl<T> Outlet<T> {
         self.slots.closed().await;
     }
 
+    /// Whether the connection has taken everything that was sent.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.slots.capacity() == QUEUE
+    }
+
     /// For the case that the driver panics.
     pub(crate) fn failing(&self) -> Failing<T> {
         Failing(self.slots.clone())

@@ -50,7 +50,7 @@ impl GroupStream {
             return;
         }
         self.under_way.heartbeat = true;
-        self.session = Some(self.membership.news().session);
+        self.session = Some(self.membership.session());
         let asked = self.membership.calls.clone().heartbeat();
         self.work.push(asked.map(Answered::Heartbeat).boxed());
     }

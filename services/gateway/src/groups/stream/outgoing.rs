@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use walser_model::TopicPartition;
 use walser_rpc::ApiError;
 
@@ -13,12 +15,16 @@ use super::event::GroupEvent;
 
 /// With so many words that wait, nothing more is taken of the client.
 const WORDS_MANY: usize = 1_000;
+/// With so many, it counts as stuck: what the coordinator does goes on without it.
+const WORDS_MAX: usize = 10_000;
 
 /// What is on its way to the client.
 pub(super) struct Outgoing {
     outlet: Outlet<GroupEvent>,
     words: VecDeque<GroupEvent>,
     chunk: Option<Held>,
+    /// Since when the client has taken nothing of what waits.
+    waits_since: Option<Instant>,
 }
 
 /// A chunk that waits to be sent.
@@ -39,12 +45,23 @@ pub(super) enum Sent {
 
 impl Outgoing {
     pub(super) fn new(outlet: Outlet<GroupEvent>) -> Self {
-        Self { outlet, words: VecDeque::new(), chunk: None }
+        Self { outlet, words: VecDeque::new(), chunk: None, waits_since: None }
     }
 
     /// Tells the client something.
     pub(super) fn tell(&mut self, event: GroupEvent) {
         self.words.push_back(event);
+        self.waits_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether the connection has taken everything that was sent.
+    pub(super) fn is_taken(&self) -> bool {
+        self.outlet.is_taken()
+    }
+
+    /// Whether something waits that the client does not take: too much, or for longer than `limit`.
+    pub(super) fn is_stuck(&self, limit: Duration) -> bool {
+        self.words.len() >= WORDS_MAX || self.waits_since.is_some_and(|since| since.elapsed() >= limit)
     }
 
     /// Has a chunk sent. There MUST be none that waits.
@@ -91,6 +108,8 @@ impl Outgoing {
             return Err(OutletClosed);
         }
         let room = self.outlet.room().await?;
+        // Whatever waits behind it begins to wait now.
+        self.waits_since = (self.words.len() > 1).then(Instant::now);
         if let Some(word) = self.words.pop_front() {
             room.send(Ok(word), None);
             return Ok(Sent::Word);

@@ -34,12 +34,13 @@ pub(super) struct Timing {
 }
 
 impl Timing {
-    pub(super) fn new(processing_timeout: Duration) -> Self {
+    /// `heartbeat`: time until the first heartbeat.
+    pub(super) fn new(processing_timeout: Duration, heartbeat: Duration) -> Self {
         let now = Instant::now();
         Self {
             processing_timeout,
             processing_at: now + processing_timeout,
-            heartbeat_at: now,
+            heartbeat_at: now + heartbeat,
             auto_commit_at: now + AUTO_COMMIT,
             retry_at: None,
             retry: RETRY_FIRST,
@@ -86,14 +87,10 @@ impl GroupStream {
         if let Some(ends_at) = timing.ends_at {
             return timing.retry_at.map_or(ends_at, |at| at.min(ends_at));
         }
-        let own = match self.settings.commit_mode {
-            CommitMode::Manual => Some(timing.processing_at),
-            CommitMode::Auto => Some(timing.auto_commit_at),
-            CommitMode::BeforeDelivery => None,
-        };
+        let auto = (self.settings.commit_mode == CommitMode::Auto).then_some(timing.auto_commit_at);
         let revocation = self.revocations.values().map(|revocation| revocation.until).min();
         let silent = self.heard_until().filter(|_| !self.suspended);
-        let others = [own, timing.retry_at, revocation, silent, self.end.age_reached()];
+        let others = [auto, Some(timing.processing_at), timing.retry_at, revocation, silent, self.end.age_reached()];
         others.into_iter().flatten().fold(timing.heartbeat_at, Instant::min)
     }
 
@@ -112,10 +109,11 @@ impl GroupStream {
             (self.suspended, self.session) = (true, None);
         }
         self.give_up_revocations(now);
-        match self.settings.commit_mode {
-            CommitMode::Manual if self.timing.processing_at <= now => self.check_processing(),
-            CommitMode::Auto if self.timing.auto_commit_at <= now => self.commit_processed(now),
-            _ => {}
+        if self.settings.commit_mode == CommitMode::Auto && self.timing.auto_commit_at <= now {
+            self.commit_processed(now);
+        }
+        if self.timing.processing_at <= now || self.outgoing.are_many() {
+            self.check_processing();
         }
         if self.timing.heartbeat_at <= now {
             self.heartbeat_later();
@@ -141,12 +139,16 @@ impl GroupStream {
         Some((*self.membership.heard.borrow())? + self.settings.session_timeout)
     }
 
-    /// Nothing was heard of the client for its processing timeout.
+    /// Whether the client is stuck: it has taken nothing of what waits for it, or committed nothing of what it was sent, for
+    /// its processing timeout.
     fn check_processing(&mut self) {
-        let stuck = self.outgoing.held().is_some() || self.holdings.iter().any(|(_, held)| held.is_outstanding());
-        if stuck && self.commits.is_idle() {
+        let due = self.timing.processing_at <= Instant::now();
+        let manual = self.settings.commit_mode == CommitMode::Manual;
+        let uncommitted =
+            due && manual && self.commits.is_idle() && self.holdings.iter().any(|(_, held)| held.is_outstanding());
+        if uncommitted || self.outgoing.is_stuck(self.settings.processing_timeout) {
             self.end_with(Ending::Stuck);
-        } else {
+        } else if due {
             self.timing.client_goes_on();
         }
     }
@@ -154,9 +156,11 @@ impl GroupStream {
     /// Commits what was taken long enough ago.
     fn commit_processed(&mut self, now: Instant) {
         self.timing.auto_commit_at = now + AUTO_COMMIT;
-        let mut processed = Vec::new();
+        let (mut processed, taken) = (Vec::new(), self.outgoing.is_taken());
         for (partition, held) in self.holdings.iter_mut() {
-            if let Some(offset) = held.processed(now, PROCESSED_AFTER) {
+            if !taken {
+                held.not_taken(now);
+            } else if let Some(offset) = held.processed(now, PROCESSED_AFTER) {
                 processed.push((*partition, offset));
             }
         }
