@@ -18,10 +18,14 @@ fn config() -> TopicConfig {
 
 /// One record of about half a kilobyte.
 fn append_keyed(shard: &mut Shard, number: i32, key: u32, value: Option<u32>) {
+    append_keyed_at(shard, number, (key, value), 1);
+}
+
+fn append_keyed_at(shard: &mut Shard, number: i32, (key, value): (u32, Option<u32>), timestamp: Timestamp) {
     let value = value.map(|value| [&value.to_be_bytes()[..], &[7; 500]].concat());
     let mut builder = BatchBuilder::new(Compression::None, 0);
     let key = key.to_be_bytes();
-    builder.append(&RecordFields { timestamp: 1, key: Some(&key), value: value.as_deref(), headers: &[] });
+    builder.append(&RecordFields { timestamp, key: Some(&key), value: value.as_deref(), headers: &[] });
     let batch = builder.build(Producer::NONE);
     shard.queue.push(Command::Append(AppendJob {
         partition: partition(number),
@@ -294,25 +298,6 @@ fn by_hand(disk: &MemoryDisk) -> (Shard, Arc<ByHand>) {
     (Shard::new(context, DiskThreads::default(), 1 << 20, Vec::new()), clock)
 }
 
-fn append_now(shard: &mut Shard, number: i32, key: u32) {
-    let mut builder = BatchBuilder::new(Compression::None, 0);
-    let (key, timestamp) = (key.to_be_bytes(), shard.context.clock.now_millis());
-    builder.append(&RecordFields { timestamp, key: Some(&key), value: Some(&[7; 500]), headers: &[] });
-    let batch = builder.build(Producer::NONE);
-    shard.queue.push(Command::Append(AppendJob {
-        partition: partition(number),
-        epoch: LeaderEpoch::NONE,
-        header: BatchHeader::parse(&batch).unwrap(),
-        batch,
-        acks: Acks::All,
-        expected_offset: None,
-        trace: None,
-        permit: AppendPermit::uncounted(),
-        reply: AppendReply::new(|_| {}),
-    }));
-    turn(shard);
-}
-
 /// Partitions of which nothing may be compacted yet (`min.compaction.lag.ms`) take every turn.
 #[test]
 fn partitions_that_may_not_be_compacted_yet_do_not_keep_others_from_it() {
@@ -327,7 +312,8 @@ fn partitions_that_may_not_be_compacted_yet_do_not_keep_others_from_it() {
         let lag = TopicConfig { compaction_lag_min: Duration::from_secs(86_400), ..config() };
         for number in 1..=lagging {
             lead_as(&mut shard, number, &[1], lag.clone());
-            (0..40).for_each(|key| append_now(&mut shard, number, key % 5));
+            let now = clock.now_millis();
+            (0..40).for_each(|key| append_keyed_at(&mut shard, number, (key % KEYS, Some(key)), now));
         }
         flush(&mut shard);
         written(&mut shard, 0, 10);
@@ -380,4 +366,30 @@ fn a_shard_with_much_to_do_lets_the_other_one_be_next() {
     }
     let done = (0..40).filter(|number| up_to(&one, *number) > Offset::ZERO).count();
     assert!(rounds < 200, "the other shard never had the turn; {done} partitions of the first one had");
+}
+
+/// A record every two seconds for a day, one in seven a tombstone: what is kept is what there is of keys.
+#[test]
+fn a_day_of_updates_keeps_the_size_bounded() {
+    let (mut shard, clock) = by_hand(&MemoryDisk::simulated(256 << 20));
+    let retention = Duration::from_secs(600);
+    lead_as(&mut shard, 0, &[1], TopicConfig { delete_retention: retention, dirty_ratio_min: 500_000, ..config() });
+    let (mut model, mut random, mut largest, mut written) = (BTreeMap::new(), 1_u32, 0, 0);
+    for second in (0..86_400).step_by(2) {
+        clock.0.fetch_add(2_000, std::sync::atomic::Ordering::Relaxed);
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let (key, value) = ((random >> 16) % 40, (random % 7 > 0).then_some(second));
+        append_keyed_at(&mut shard, 0, (key, value), clock.now_millis());
+        model.insert(key, value);
+        written += 570;
+        shard.compact(clock.monotonic());
+        flush(&mut shard);
+        largest = largest.max(shard.partitions[&partition(0)].log.size_bytes());
+    }
+    assert!(largest < 150_000, "{largest} of {written} bytes");
+    let (found, _) = newest(&shard, 0);
+    let kept = |(key, value): (Bytes, Option<u32>)| Some((u32::from_be_bytes(key[..].try_into().unwrap()), value?));
+    let found: BTreeMap<u32, u32> = found.into_iter().filter_map(kept).collect();
+    let model: BTreeMap<u32, u32> = model.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+    assert_eq!(found, model);
 }
