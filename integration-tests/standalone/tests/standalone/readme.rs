@@ -94,7 +94,8 @@ impl Clone {
 async fn every_block_of_the_readme_does_what_it_says() {
     let blocks = blocks(&std::fs::read_to_string(root().join("README.md")).unwrap());
     let languages: Vec<&str> = blocks.iter().map(|block| block.language.as_str()).collect();
-    assert_eq!(languages, ["sh", "sh", "console", "sh", "console", "sh", "text"], "this test knows these blocks");
+    let known = ["sh", "sh", "console", "sh", "console", "sh", "text", "python"];
+    assert_eq!(languages, known, "this test knows these blocks");
     let (dir, data) = place();
     assert_eq!(blocks[1].text, "walser up", "the server is started by that");
     let server = Server::start(&data);
@@ -102,6 +103,10 @@ async fn every_block_of_the_readme_does_what_it_says() {
     clone.follow(&blocks[2]);
     let printed = clone.shell(&blocks[5].text);
     assert_eq!(printed.lines().last(), Some(blocks[6].text.as_str()), "{printed}");
+    // Where that was done, the member of a group is started as the text says.
+    let member = "cd ../first-client && . .venv/bin/activate\npython member.py billing hello >printed &\n\
+                  until grep -q works printed; do sleep 0.1; done\nkill %1\nwait %1\ncat printed";
+    assert_eq!(clone.shell(member), "0 0 it works\n");
     server.assert_no_panic();
 }
 
