@@ -133,6 +133,8 @@ pub(crate) struct Shard {
     compaction_seat: CompactionSeat,
     /// Of which one it is to begin.
     compaction_begins: Option<TopicPartition>,
+    /// Which ones are next, as the last look at all of them has found.
+    compaction_candidates: VecDeque<TopicPartition>,
     /// Partitions that were tried since the last look, and of which nothing may be compacted.
     vain_compactions: u32,
     recovery_debt: RecoveryDebt,
@@ -184,6 +186,7 @@ impl Shard {
             compaction_held: Weak::new(),
             compaction_seat,
             compaction_begins: None,
+            compaction_candidates: VecDeque::new(),
             vain_compactions: 0,
             recovery_debt: RecoveryDebt::default(),
             parked_opens: ParkedOpens::default(),

@@ -12,15 +12,19 @@ use std::io;
 use std::time::Duration;
 
 use walser_log::{Compacted, CompactionJob, CompactionStep};
-use walser_model::TopicPartition;
+use walser_model::{Timestamp, TopicPartition};
 
 use super::Shard;
 use super::disk_job::DiskTask;
 use super::maintenance::Task;
+use super::partition::Partition;
 use crate::compactor::CompactionTurn;
 
 /// Partitions that are tried between two looks and of which nothing may be compacted: each costs a look at all of them.
 const VAIN_COMPACTIONS_MAX: u32 = 16;
+
+/// Partitions that one look at all of them finds.
+const CANDIDATES_MAX: usize = 64;
 
 /// A compaction that is under way.
 #[derive(Debug)]
@@ -66,6 +70,7 @@ impl Shard {
             }
         }
         self.vain_compactions = 0;
+        self.compaction_candidates.clear();
         if self.compaction_held.strong_count() > 0 {
             return;
         }
@@ -82,17 +87,34 @@ impl Shard {
     }
 
     fn begin_most_wanted(&mut self, now: Duration) {
-        let context = &self.context;
-        let millis = context.clock.now_millis();
-        let wanted =
-            self.partitions.iter().filter_map(|(id, partition)| Some((*id, partition.dirtiness(now, millis)?)));
-        let Some((id, due)) = wanted.max_by_key(|(_, dirtiness)| *dirtiness) else {
-            return context.compactor.withdraw(self.compaction_seat);
-        };
-        if let Some(turn) = context.compactor.try_turn(self.compaction_seat) {
-            (self.compaction_held, self.compaction_begins) = (turn.held(), Some(id));
-            self.lend(id, Task::BeginCompaction { turn, due });
+        let millis = self.context.clock.now_millis();
+        if self.compaction_candidates.is_empty() {
+            self.find_candidates(now, millis);
         }
+        while let Some(id) = self.compaction_candidates.pop_front() {
+            // It may be away, or have been compacted since.
+            let Some(due) = self.partitions.get(&id).and_then(|partition| partition.dirtiness(now, millis)) else {
+                continue;
+            };
+            match self.context.compactor.try_turn(self.compaction_seat) {
+                Some(turn) => {
+                    (self.compaction_held, self.compaction_begins) = (turn.held(), Some(id));
+                    self.lend(id, Task::BeginCompaction { turn, due });
+                }
+                None => self.compaction_candidates.push_front(id),
+            }
+            return;
+        }
+        self.context.compactor.withdraw(self.compaction_seat);
+    }
+
+    /// Looks at all partitions for those that are most wanted: a look costs as much as there are partitions, and so is not
+    /// taken for each of many small ones.
+    fn find_candidates(&mut self, now: Duration, millis: Timestamp) {
+        let due = |(id, partition): (&TopicPartition, &Box<Partition>)| Some((partition.dirtiness(now, millis)?, *id));
+        let mut wanted: Vec<(Dirtiness, TopicPartition)> = self.partitions.iter().filter_map(due).collect();
+        wanted.sort_unstable_by(|one, other| other.cmp(one));
+        self.compaction_candidates.extend(wanted.into_iter().take(CANDIDATES_MAX).map(|(_, id)| id));
     }
 
     /// The turn was given back.
