@@ -63,6 +63,11 @@ impl Groups {
         Self { reading, metadata, network, random, gateway, shards, closings: Closings::default() }
     }
 
+    /// Members that are attached here.
+    pub(crate) fn member_count(&self) -> usize {
+        self.shards.iter().map(|shard| shard.member_count()).sum()
+    }
+
     /// The shard of a group.
     fn shard(&self, group: &GroupId) -> Result<Arc<HostedShard>, ApiError> {
         let number = shard_of_group(group);

@@ -122,6 +122,11 @@ impl HostedShard {
         Some(Entry { news, shard: Arc::clone(self), key, number })
     }
 
+    /// Members that are known here.
+    pub(super) fn member_count(&self) -> usize {
+        self.members.lock().len()
+    }
+
     /// When what the coordinator has answered last was asked; `None`: it has not answered yet.
     pub(super) fn heard(&self) -> watch::Receiver<Option<Instant>> {
         self.heard.subscribe()

@@ -17,7 +17,6 @@ use walser_model::{Timestamp, TopicPartition};
 use super::Shard;
 use super::disk_job::DiskTask;
 use super::maintenance::Task;
-use super::partition::Partition;
 use crate::compactor::CompactionTurn;
 
 /// Partitions that are tried between two looks and of which nothing may be compacted: each costs a look at all of them.
@@ -111,8 +110,9 @@ impl Shard {
     /// Looks at all partitions for those that are most wanted: a look costs as much as there are partitions, and so is not
     /// taken for each of many small ones.
     fn find_candidates(&mut self, now: Duration, millis: Timestamp) {
-        let due = |(id, partition): (&TopicPartition, &Box<Partition>)| Some((partition.dirtiness(now, millis)?, *id));
-        let mut wanted: Vec<(Dirtiness, TopicPartition)> = self.partitions.iter().filter_map(due).collect();
+        let all = self.partitions.iter();
+        let wanted = all.filter_map(|(id, partition)| Some((partition.dirtiness(now, millis)?, *id)));
+        let mut wanted: Vec<(Dirtiness, TopicPartition)> = wanted.collect();
         wanted.sort_unstable_by(|one, other| other.cmp(one));
         self.compaction_candidates.extend(wanted.into_iter().take(CANDIDATES_MAX).map(|(_, id)| id));
     }
