@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use clap_complete::CompletionCandidate;
+use walser_model::RESERVED_PREFIX;
 use walser_proto::v1 as pb;
 
 use crate::args::ServerArgs;
@@ -23,8 +24,13 @@ pub(crate) fn topics(word: &OsStr) -> Vec<CompletionCandidate> {
     let beginning = word.to_string_lossy().into_owned();
     let list = |server: Server| async move {
         let mut names = Vec::new();
-        let mut request =
-            pb::ListTopicsRequest { page_size: PAGE, name_contains: beginning.clone(), ..Default::default() };
+        let mut request = pb::ListTopicsRequest {
+            page_size: PAGE,
+            name_contains: beginning.clone(),
+            // Only those who begin such a name want one.
+            include_internal: beginning.starts_with(RESERVED_PREFIX),
+            ..Default::default()
+        };
         while names.len() < NAMES_MAX {
             let page = server.client.topics().list_topics(request.clone()).await.ok()?.into_inner();
             let fits = page.topics.into_iter().filter(|topic| topic.name.starts_with(&beginning));

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -78,6 +79,25 @@ impl Drop for Entry {
     }
 }
 
+/// A question on its way: it needs a session.
+struct Asking<'a>(&'a HostedShard);
+
+impl<'a> Asking<'a> {
+    fn new(shard: &'a HostedShard) -> Self {
+        shard.asking.fetch_add(1, Ordering::SeqCst);
+        if !matches!(&*shard.session.borrow(), SessionState::Open(..)) {
+            shard.entered.send_modify(|number| *number += 1);
+        }
+        Self(shard)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.asking.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// The members that this gateway has in one shard.
 #[derive(Debug)]
 pub(super) struct HostedShard {
@@ -85,8 +105,10 @@ pub(super) struct HostedShard {
     gateway: GatewayId,
     session: watch::Sender<SessionState>,
     members: Mutex<Members>,
-    /// Counts entries.
+    /// Counts entries, and questions that found no session.
     entered: watch::Sender<u64>,
+    /// Questions without an answer: a member that comes back asks before it is known here.
+    asking: AtomicUsize,
     /// When what was answered last was asked.
     heard: watch::Sender<Option<Instant>>,
 }
@@ -95,7 +117,8 @@ impl HostedShard {
     pub(super) fn new(number: i32, gateway: GatewayId) -> Self {
         let session = watch::Sender::new(SessionState::None(None));
         let (entered, heard) = (watch::Sender::new(0), watch::Sender::new(None));
-        Self { number, gateway, session, members: Mutex::default(), entered, heard }
+        let (members, asking) = (Mutex::default(), AtomicUsize::new(0));
+        Self { number, gateway, session, members, entered, asking, heard }
     }
 
     /// Makes a member known, before it joins, or once it is attached: reports name it from here on, until the entry is
@@ -138,6 +161,7 @@ impl HostedShard {
     /// As the coordinator refuses; why it does not answer.
     pub(super) async fn ask(&self, request: MemberRequest, until: Instant) -> Result<(SaidAt, MemberAnswer), ApiError> {
         let mut sessions = self.session.subscribe();
+        let _asking = Asking::new(self);
         loop {
             let (number, session) = Self::opened(&mut sessions, until).await?;
             let sent_at = Instant::now();
@@ -171,12 +195,17 @@ impl HostedShard {
         }
     }
 
-    /// Keeps a session while there are members, for ever.
+    /// Whether no session is needed.
+    fn is_idle(&self) -> bool {
+        self.asking.load(Ordering::SeqCst) == 0 && self.members.lock().is_empty()
+    }
+
+    /// Keeps a session while there are members, or something is asked, for ever.
     pub(super) async fn keep(self: Arc<Self>, network: Network) {
         let (mut backoff, mut number) = (Backoff::default(), 0);
         let mut entered = self.entered.subscribe();
         loop {
-            while self.members.lock().is_empty() {
+            while self.is_idle() {
                 if entered.changed().await.is_err() {
                     return;
                 }
@@ -222,7 +251,7 @@ impl HostedShard {
             tokio::select! {
                 notice = notices.next() => self.tell(number, notice?),
                 _ = ticks.tick() => {
-                    if self.members.lock().is_empty() {
+                    if self.is_idle() {
                         if idle_since.get_or_insert_with(Instant::now).elapsed() >= IDLE {
                             return Ok(());
                         }

@@ -73,11 +73,15 @@ pub(crate) struct TopicCreateArgs {
 Examples:
   walser topic ls
   walser topic ls 'logs-*' -o name
+  walser topic ls --internal
   walser topic ls -o json | jq '.topics[].stats.recordCount'")]
 pub(crate) struct TopicListArgs {
     /// Only these; * and ? stand for parts of names
     #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::topics))]
     pub(crate) names: Vec<String>,
+    /// Also topics of Walser itself, such as __walser_groups
+    #[arg(long)]
+    pub(crate) internal: bool,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

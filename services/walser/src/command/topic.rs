@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use walser_model::RESERVED_PREFIX;
 use walser_proto::v1 as pb;
 
 use self::each::{Dealt, each};
@@ -89,7 +90,9 @@ async fn create(arguments: TopicCreateArgs) -> Done {
 async fn list(arguments: TopicListArgs) -> Done {
     let server = Server::of(&arguments.output.server)?;
     let stats = arguments.output.output != Form::Name;
-    let mut all = topics::list(&server, stats).await?;
+    // A topic of Walser itself that is named is meant.
+    let internal = arguments.internal || arguments.names.iter().any(|name| name.starts_with(RESERVED_PREFIX));
+    let mut all = topics::list(&server, stats, internal).await?;
     if !arguments.names.is_empty() {
         let names: Vec<String> = all.iter().map(|topic| topic.name.clone()).collect();
         let wanted: std::collections::HashSet<_> = topics::known(&arguments.names, &names)?.into_iter().collect();
