@@ -56,8 +56,7 @@ pub(super) fn later(message: pb::ConsumeRequest, now: i64) -> Result<GroupReques
             GroupRequest::Confirm { revocation: revocation_id, offsets }
         }
         Some(Message::ExtendProcessing(pb::ExtendProcessing { extension })) => {
-            let range = Duration::ZERO..=*PROCESSING_TIMEOUTS.end();
-            let extension = duration("extend_processing.extension", extension, None, &range)?;
+            let extension = duration("extend_processing.extension", extension, None, &PROCESSING_TIMEOUTS)?;
             GroupRequest::Extend(extension)
         }
         Some(Message::Pause(of)) => GroupRequest::Pause(partition("pause", Some(of))?),

@@ -15,7 +15,7 @@ use crate::reading::{PartitionFailure, PartitionName};
 pub(crate) const OFFSETS_MAX: usize = 10_000;
 /// Commits, and offsets of commits, that wait for their answers: with more, nothing is taken of the client.
 const WAITING_MAX: usize = 1_000;
-const WAITING_OFFSETS_MAX: usize = 100_000;
+const WAITING_OFFSETS_MAX: usize = 2 * OFFSETS_MAX;
 
 /// The commits of one member.
 #[derive(Debug, Default)]
@@ -56,11 +56,17 @@ pub(super) struct Outcome {
     pub(super) refused: Vec<TopicPartition>,
 }
 
+impl AskedCommit {
+    fn offset_count(&self) -> usize {
+        self.partitions.len() + self.refused.len()
+    }
+}
+
 impl Commits {
     /// Takes a commit, whose offsets are at most [`OFFSETS_MAX`].
     pub(super) fn add(&mut self, asked: AskedCommit, offsets: Vec<OffsetToCommit>) {
         self.unanswered.0 += 1;
-        self.unanswered.1 += asked.partitions.len();
+        self.unanswered.1 += asked.offset_count();
         let fits = self.waiting.back().is_some_and(|batch| batch.offsets.len() + offsets.len() <= OFFSETS_MAX);
         if !fits {
             self.waiting.push_back(Batch::default());
@@ -98,9 +104,10 @@ impl Commits {
                 Some(_) => outcome.refused.push(*partition),
             }
         }
-        for AskedCommit { id, partitions, refused: mut failures } in asked {
+        for asked in asked {
             self.unanswered.0 -= 1;
-            self.unanswered.1 -= partitions.len();
+            self.unanswered.1 -= asked.offset_count();
+            let AskedCommit { id, partitions, refused: mut failures } = asked;
             let told = |(partition, of)| Some(PartitionFailure { of, failure: failure(&partition)? });
             failures.extend(partitions.into_iter().filter_map(told));
             outcome.answers.push((id, failures));
@@ -180,20 +187,32 @@ mod tests {
     fn what_waits_is_bounded_and_large_commits_do_not_become_one() {
         let mut commits = Commits::default();
         let many: Vec<_> = (0..9_999).map(|number| (number, 1)).collect();
-        for id in 1..=10 {
+        for id in 1..=2 {
             commit(&mut commits, id, &many);
         }
         assert!(!commits.are_many());
-        commit(&mut commits, 11, &many);
-        assert!(commits.are_many(), "100,000 offsets");
+        commit(&mut commits, 3, &many);
+        assert!(commits.are_many(), "20,000 offsets");
         let mut requests = 0;
         while let Some((_, offsets)) = commits.next() {
             assert!(offsets.len() <= OFFSETS_MAX);
             requests += 1;
             commits.done(Err(ApiError::new(Reason::CoordinatorNotAvailable, "away")));
         }
-        assert_eq!(requests, 11);
+        assert_eq!(requests, 3);
         assert!(!commits.are_many() && commits.is_idle());
+        let refused = |partition| PartitionFailure {
+            of: PartitionName { topic: Arc::from("t"), partition },
+            failure: ApiError::new(Reason::PartitionNotOwned, "of another"),
+        };
+        for _ in 0..2 {
+            let refused = (0..10_000).map(refused).collect();
+            commits.add(AskedCommit { id: 0, partitions: Vec::new(), refused }, Vec::new());
+        }
+        assert!(commits.are_many(), "what is refused counts as well");
+        while commits.next().is_some() {
+            commits.done(Ok(Vec::new()));
+        }
         for id in 1..=1_000 {
             commit(&mut commits, id, &[]);
         }

@@ -1,6 +1,7 @@
 //! What a member holds, as the stream of its client knows it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(super) struct Holding {
     floor: i64,
     /// What was sent of it last, as the next offset.
     sent_to: Option<i64>,
+    /// Since when something of that is not committed.
+    outstanding_since: Option<Instant>,
     committed_to: i64,
     end_offset: i64,
     pub(super) caught_up: bool,
@@ -49,6 +52,8 @@ pub(super) struct Holdings {
     held: BTreeMap<TopicPartition, Holding>,
     names: HashMap<PartitionName, TopicPartition>,
     readers: HashMap<usize, TopicPartition>,
+    /// One that was not at its end when they were looked through last: it is looked at first.
+    behind: Option<TopicPartition>,
 }
 
 // === impl Holding ===
@@ -80,6 +85,7 @@ impl Holding {
             began,
             floor: began.unwrap_or(0),
             sent_to: None,
+            outstanding_since: None,
             committed_to: began.unwrap_or(0),
             committed,
             end_offset: began.unwrap_or(0),
@@ -111,7 +117,7 @@ impl Holding {
     /// It is read on from elsewhere, as the client wants: what lies there may be committed.
     pub(super) fn seek(&mut self, place: ReadPosition) {
         self.next = (place, -1);
-        (self.floor, self.sent_to, self.unprocessed) = (0, None, None);
+        (self.floor, self.sent_to, self.unprocessed, self.outstanding_since) = (0, None, None, None);
         if self.announced {
             self.began = None;
         }
@@ -128,6 +134,7 @@ impl Holding {
     pub(super) fn sent(&mut self, next_offset: i64, leader_epoch: i32, end_offset: i64) {
         self.next = (ReadPosition::Offset(next_offset), leader_epoch);
         self.sent_to = Some(next_offset);
+        self.outstanding_since.get_or_insert_with(Instant::now);
         self.unprocessed.get_or_insert_with(|| (next_offset, Instant::now()));
         self.end_offset = end_offset;
         self.caught_up = next_offset >= end_offset;
@@ -140,11 +147,14 @@ impl Holding {
 
     pub(super) fn committed(&mut self, offset: Offset) {
         self.committed_to = offset.0;
+        let outstanding = self.sent_to.is_some_and(|sent| sent > self.committed_to);
+        // The client goes on: what is left counts from now.
+        self.outstanding_since = outstanding.then(Instant::now);
     }
 
-    /// Whether something was sent that is not committed.
-    pub(super) fn is_outstanding(&self) -> bool {
-        self.sent_to.is_some_and(|sent| sent > self.committed_to)
+    /// Since when something was sent that is not committed.
+    pub(super) fn outstanding_since(&self) -> Option<Instant> {
+        self.outstanding_since
     }
 
     /// The connection has not taken what was sent: its time begins anew.
@@ -257,9 +267,17 @@ impl Holdings {
     }
 
     /// Whether the client knows of partitions, and is at the end of all of them.
-    pub(super) fn are_caught_up(&self) -> bool {
-        !self.held.is_empty()
-            && self.held.values().all(|held| held.announced && (held.caught_up || held.reader.is_none()))
+    pub(super) fn are_caught_up(&mut self) -> bool {
+        let is_behind = |held: &Holding| !held.announced || !held.caught_up && held.reader.is_some();
+        let known = self.behind.filter(|partition| self.held.get(partition).is_some_and(is_behind));
+        let behind = known.or_else(|| {
+            // Behind it first, then from the start: many that reach their ends one by one are gone through twice.
+            let from = self.behind.map_or(Bound::Unbounded, Bound::Excluded);
+            let later = self.held.range((from, Bound::Unbounded)).chain(&self.held);
+            later.into_iter().find(|(_, held)| is_behind(held)).map(|(partition, _)| *partition)
+        });
+        self.behind = behind;
+        behind.is_none() && !self.held.is_empty()
     }
 }
 
@@ -303,13 +321,13 @@ mod tests {
     fn what_was_sent_is_outstanding_until_it_is_committed() {
         let mut held = holding(None);
         held.opened(3);
-        assert!(!held.is_outstanding());
+        assert!(held.outstanding_since().is_none());
         held.sent(9, 1, 20);
-        assert!(held.is_outstanding() && !held.caught_up);
+        assert!(held.outstanding_since().is_some() && !held.caught_up);
         held.committed(Offset(8));
-        assert!(held.is_outstanding());
+        assert!(held.outstanding_since().is_some());
         held.committed(Offset(9));
-        assert!(!held.is_outstanding());
+        assert!(held.outstanding_since().is_none());
         held.sent(20, 1, 20);
         assert!(held.caught_up && held.progress().is_some_and(|progress| progress.next_offset == 20));
     }

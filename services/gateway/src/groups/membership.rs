@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use walser_group::{
     AssignedPartitions, Attach, Attached, AttachmentNumber, Commit, CommitAuthor, CommittedOffset, CurrentAssignment,
@@ -42,8 +42,20 @@ pub(super) struct MemberCalls {
 }
 
 impl Groups {
+    /// As [`Groups::join`]. A caller that is gone before its member is attached leaves none behind.
+    pub(super) async fn join_whole(&self, asked: JoinRequest) -> Result<(Membership, HeldAt), ApiError> {
+        let (done, joined) = oneshot::channel();
+        let groups = self.clone();
+        tokio::spawn(async move {
+            if let Err(Ok((membership, _))) = done.send(groups.join(&asked).await) {
+                membership.calls.clone().detach(DetachGrace::Brief).await;
+            }
+        });
+        joined.await.unwrap_or_else(|_| Err(ApiError::internal("joining met a bug of the server")))
+    }
+
     /// Attaches the member of the token, or, where it has none or its member is gone, joins as a new one.
-    pub(super) async fn join(&self, asked: &JoinRequest) -> Result<(Membership, HeldAt), ApiError> {
+    async fn join(&self, asked: &JoinRequest) -> Result<(Membership, HeldAt), ApiError> {
         let shard = self.shard(&asked.group)?;
         let until = Instant::now() + PATIENCE;
         if let Some(MemberToken(of)) = asked.token.clone() {

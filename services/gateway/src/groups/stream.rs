@@ -78,6 +78,8 @@ struct GroupStream {
     holdings: Holdings,
     /// Partitions that the client does not know of yet.
     unannounced: BTreeSet<TopicPartition>,
+    /// One of them whose place is not known yet.
+    awaited: Option<TopicPartition>,
     /// What the member holds, and when that was said.
     current: CurrentAssignment,
     said: Option<SaidAt>,
@@ -109,7 +111,7 @@ impl Groups {
         end: StreamEnd,
     ) -> Result<(impl Stream<Item = Item<GroupEvent>> + use<>, SendGate), ApiError> {
         let counted = self.closings.open();
-        let (membership, held) = self.join(&settings).await?;
+        let (membership, held) = self.join_whole(settings.clone()).await?;
         let budget = self.reading.stream_budget();
         let open = OpenPartitions::new(&self.reading, settings.options, budget.clone());
         let (outlet, events, gate) = outlet(budget);
@@ -124,9 +126,10 @@ impl Groups {
             counted,
             holdings: Holdings::default(),
             unannounced: BTreeSet::new(),
+            awaited: None,
             current: CurrentAssignment::default(),
             said: None,
-            session: None,
+            session: Some(held.0.0),
             revocations: BTreeMap::new(),
             last_revocation: 0,
             releasing: AssignedPartitions::new(),
@@ -198,6 +201,7 @@ impl GroupStream {
             self.ask_for_offsets();
             self.announce();
             self.tell_caught_up();
+            self.commit_before_delivery();
         }
         self.release();
         self.commit();

@@ -225,10 +225,14 @@ impl GroupStream {
         let waits = |partition: &TopicPartition| {
             self.holdings.get(partition).is_some_and(|held| held.began.is_none() && !held.in_trouble)
         };
-        if self.unannounced.is_empty() || self.unannounced.iter().any(waits) {
+        // The one that was waited for last is looked at first: most of the time nothing else is.
+        if self.unannounced.is_empty() || self.awaited.as_ref().is_some_and(waits) {
             return;
         }
-        self.announce_now();
+        self.awaited = self.unannounced.iter().find(|partition| waits(partition)).copied();
+        if self.awaited.is_none() {
+            self.announce_now();
+        }
     }
 
     /// Tells the client of every new partition whose place is known.

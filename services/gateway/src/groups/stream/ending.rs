@@ -5,6 +5,7 @@ use walser_group::{DetachGrace, RemovalCause};
 use walser_rpc::{ApiError, Reason};
 
 use crate::error::draining;
+use crate::groups::request::CommitMode;
 
 use super::{GroupEvent, GroupStream, RevocationCause};
 
@@ -51,11 +52,12 @@ impl GroupStream {
             Ending::Fenced(_) => Some(RevocationCause::Fenced),
             _ => None,
         };
+        let polite = matches!(ending, Ending::Leave { .. } | Ending::HalfClosed(_) | Ending::Drain);
+        self.outgoing.drop_uncommitted(polite && self.settings.commit_mode == CommitMode::BeforeDelivery);
         let mut lost = Vec::new();
         for partition in self.holdings.partitions() {
-            lost.extend(self.stop_reading(&partition).filter(|held| held.announced).map(|held| held.name));
+            lost.extend(self.forget(&partition).filter(|held| held.announced).map(|held| held.name));
         }
-        self.outgoing.drop_chunk();
         let asked = std::mem::take(&mut self.revocations).into_values();
         lost.extend(asked.flat_map(|revocation| revocation.held).map(|(_, held)| held.name));
         if let Some(cause) = causes {
@@ -84,8 +86,14 @@ impl GroupStream {
     /// Ends the stream of a client that is still there.
     pub(super) async fn finish(self: Box<Self>) {
         let (calls, grace) = (self.membership.calls.clone(), self.end.grace());
-        let Self { ending, mut outgoing, counted, .. } = *self;
+        let Self { ending, mut outgoing, counted, settings, .. } = *self;
         let failure = match ending {
+            // A static member has its session timeout either way, and may be back at once.
+            None | Some(Ending::Vanished) if settings.instance.is_some() => {
+                calls.detach(DetachGrace::Session).await;
+                counted.closed().await;
+                return;
+            }
             None | Some(Ending::Vanished) => {
                 calls.detach(counted.closed().await).await;
                 return;

@@ -44,6 +44,19 @@ pub(crate) enum GroupEvent {
     Drain(Duration),
 }
 
+impl GroupEvent {
+    /// How much it holds, in partitions and errors.
+    pub(super) fn item_count(&self) -> usize {
+        match self {
+            Self::Assigned(all) => all.len(),
+            Self::Revoking { partitions, .. } | Self::Revoked { partitions, .. } => partitions.len(),
+            Self::Committed { refused, .. } => 1 + refused.len(),
+            Self::Heartbeat { progress, .. } | Self::CaughtUp(progress) => progress.len(),
+            _ => 1,
+        }
+    }
+}
+
 /// A partition that the member reads from here on.
 #[derive(Debug)]
 pub(crate) struct Assigned {

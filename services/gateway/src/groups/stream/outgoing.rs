@@ -13,8 +13,9 @@ use crate::reading::{Chunk, Decoded, Outlet, OutletClosed, ReadPermit};
 
 use super::event::GroupEvent;
 
-/// With so many words that wait, nothing more is taken of the client.
+/// With so many words that wait, or with so much in them, nothing more is taken of the client.
 const WORDS_MANY: usize = 1_000;
+const ITEMS_MANY: usize = 10_000;
 /// With so many, it counts as stuck: what the coordinator does goes on without it.
 const WORDS_MAX: usize = 10_000;
 
@@ -22,6 +23,8 @@ const WORDS_MAX: usize = 10_000;
 pub(super) struct Outgoing {
     outlet: Outlet<GroupEvent>,
     words: VecDeque<GroupEvent>,
+    /// Partitions and errors in the words that wait.
+    items: usize,
     chunk: Option<Held>,
     /// Since when the client has taken nothing of what waits.
     waits_since: Option<Instant>,
@@ -32,8 +35,30 @@ pub(super) struct Held {
     pub(super) partition: TopicPartition,
     pub(super) chunk: Chunk,
     pub(super) permit: ReadPermit,
-    /// It waits for the commit that is to come before it.
-    pub(super) uncommitted: bool,
+    /// Where what may be sent ends, exclusive: what lies behind waits for its commit.
+    pub(super) sendable_to: i64,
+    /// Up to where a commit is on its way.
+    pub(super) committing: Option<i64>,
+}
+
+impl Held {
+    /// How many of its records may be sent, as far as commits go.
+    fn sendable(&self) -> usize {
+        let content = &self.chunk.content;
+        if self.sendable_to >= content.next_offset {
+            return usize::MAX;
+        }
+        content.records.partition_point(|read| read.record.offset.0 < self.sendable_to)
+    }
+
+    /// Where the next so many records of what waits for a commit end; whole batches stay whole.
+    pub(super) fn end_of(&self, records: usize) -> i64 {
+        let content = &self.chunk.content;
+        let end = self.sendable().saturating_add(records);
+        let last =
+            end.checked_sub(1).and_then(|last| content.records.get(last)).filter(|_| end < content.records.len());
+        last.map_or(content.next_offset, |last| last.record.offset.plus(1).0)
+    }
 }
 
 /// What was sent.
@@ -45,11 +70,12 @@ pub(super) enum Sent {
 
 impl Outgoing {
     pub(super) fn new(outlet: Outlet<GroupEvent>) -> Self {
-        Self { outlet, words: VecDeque::new(), chunk: None, waits_since: None }
+        Self { outlet, words: VecDeque::new(), items: 0, chunk: None, waits_since: None }
     }
 
     /// Tells the client something.
     pub(super) fn tell(&mut self, event: GroupEvent) {
+        self.items += event.item_count();
         self.words.push_back(event);
         self.waits_since.get_or_insert_with(Instant::now);
     }
@@ -80,9 +106,13 @@ impl Outgoing {
         self.chunk.take_if(|held| held.partition == *partition);
     }
 
-    /// Drops the chunk that waits.
-    pub(super) fn drop_chunk(&mut self) {
-        self.chunk = None;
+    /// Drops the chunk that waits, but for what is committed for it: nobody else would send that.
+    pub(super) fn drop_uncommitted(&mut self, commits_before: bool) {
+        self.chunk.take_if(|held| !commits_before || held.sendable() == 0);
+        if let Some(held) = &mut self.chunk {
+            let sendable = held.sendable();
+            drop(split(&mut held.chunk.content, sendable));
+        }
     }
 
     /// Whether nothing waits.
@@ -92,7 +122,7 @@ impl Outgoing {
 
     /// Whether so many words wait that the client has to.
     pub(super) fn are_many(&self) -> bool {
-        self.words.len() >= WORDS_MANY
+        self.words.len() >= WORDS_MANY || self.items >= ITEMS_MANY
     }
 
     /// Sends what comes next, once the client takes it; with nothing to send, waits until the client is gone. `records`:
@@ -101,9 +131,8 @@ impl Outgoing {
     /// # Errors
     /// The client is gone.
     pub(super) async fn sent(&mut self, records: bool, credit: &mut Credit) -> Result<Sent, OutletClosed> {
-        let room_for = credit.records_left();
-        let sendable = records && room_for > 0 && self.chunk.as_ref().is_some_and(|held| !held.uncommitted);
-        if self.words.is_empty() && !sendable {
+        let room_for = credit.records_left().min(self.chunk.as_ref().map_or(0, Held::sendable));
+        if self.words.is_empty() && !(records && room_for > 0) {
             self.outlet.closed().await;
             return Err(OutletClosed);
         }
@@ -111,6 +140,7 @@ impl Outgoing {
         // Whatever waits behind it begins to wait now.
         self.waits_since = (self.words.len() > 1).then(Instant::now);
         if let Some(word) = self.words.pop_front() {
+            self.items -= word.item_count();
             room.send(Ok(word), None);
             return Ok(Sent::Word);
         }

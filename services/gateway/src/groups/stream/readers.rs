@@ -45,9 +45,17 @@ impl GroupStream {
         self.outgoing.drop_chunk_of(partition);
     }
 
-    /// Holds a partition no more.
+    /// Holds a partition no more, and drops what was not sent of it.
     pub(super) fn stop_reading(&mut self, partition: &TopicPartition) -> Option<Holding> {
-        self.halt_reading(partition);
+        self.outgoing.drop_chunk_of(partition);
+        self.forget(partition)
+    }
+
+    /// Holds a partition no more.
+    pub(super) fn forget(&mut self, partition: &TopicPartition) -> Option<Holding> {
+        if let Some(reader) = self.holdings.set_reader(partition, None) {
+            self.open.close(reader);
+        }
         self.unannounced.remove(partition);
         self.holdings.remove(partition)
     }
@@ -84,11 +92,23 @@ impl GroupStream {
         if self.unannounced.contains(&partition) {
             self.announce_now();
         }
-        let uncommitted = self.settings.commit_mode == CommitMode::BeforeDelivery;
-        let next_offset = chunk.content.next_offset;
-        self.outgoing.hold(Held { partition, chunk, permit, uncommitted });
-        if uncommitted {
-            self.commit_for_client(&[(partition, next_offset)]);
+        let commits_before = self.settings.commit_mode == CommitMode::BeforeDelivery;
+        let sendable_to = if commits_before { i64::MIN } else { i64::MAX };
+        self.outgoing.hold(Held { partition, chunk, permit, sendable_to, committing: None });
+    }
+
+    /// Commits what is to be sent next, as far as the credit goes, in streams that commit before they send.
+    pub(super) fn commit_before_delivery(&mut self) {
+        let records = self.credit.records_left();
+        let Some(held) = self.outgoing.held().filter(|held| held.committing.is_none() && records > 0) else { return };
+        if held.sendable_to >= held.chunk.content.next_offset {
+            return;
+        }
+        let waits = held.chunk.content.records.first().is_none_or(|first| first.record.offset.0 >= held.sendable_to);
+        if waits {
+            let (partition, end) = (held.partition, held.end_of(records));
+            held.committing = Some(end);
+            self.commit_for_client(&[(partition, end)]);
         }
     }
 
@@ -115,7 +135,6 @@ impl GroupStream {
     pub(super) fn sent(&mut self, sent: Sent) {
         self.heartbeat_later();
         let Sent::Records { partition, next_offset, leader_epoch, end_offset } = sent else { return };
-        self.timing.client_goes_on();
         if let Some(held) = self.holdings.get_mut(&partition) {
             held.sent(next_offset, leader_epoch, end_offset);
         }

@@ -10,7 +10,7 @@ use crate::groups::commits::AskedCommit;
 use crate::groups::holdings::Holding;
 use crate::groups::membership::is_gone;
 use crate::groups::request::{CommitMode, CommitRequest, GroupRequest, OffsetCommit, Place};
-use crate::reading::{PartitionFailure, PartitionName};
+use crate::reading::{PartitionFailure, PartitionName, in_parts};
 
 use super::ending::Ending;
 use super::{Answered, GroupEvent, GroupStream};
@@ -169,8 +169,10 @@ impl GroupStream {
             if let Some(held) = self.holdings.get_mut(&partition) {
                 held.committed(offset);
             }
-            if let Some(chunk) = self.outgoing.held().filter(|held| held.partition == partition) {
-                chunk.uncommitted = false;
+            if let Some(chunk) = self.outgoing.held().filter(|held| held.partition == partition)
+                && chunk.committing.take_if(|end| *end == offset.0).is_some()
+            {
+                chunk.sendable_to = offset.0;
             }
         }
         for partition in outcome.refused {
@@ -181,16 +183,25 @@ impl GroupStream {
             }
         }
         for (id, refused) in outcome.answers {
+            // What does not fit the answer comes before it.
+            let bytes_max = self.settings.options.shape.message_bytes_max;
+            let mut parts = in_parts(refused.into_iter(), bytes_max, failure_bytes);
+            let last = if id == 0 { None } else { parts.pop() };
+            parts.into_iter().flatten().for_each(|failure| self.outgoing.tell(GroupEvent::Problem(failure)));
             if id != 0 {
-                self.outgoing.tell(GroupEvent::Committed { id, refused });
-            } else {
-                refused.into_iter().for_each(|failure| self.outgoing.tell(GroupEvent::Problem(failure)));
+                self.outgoing.tell(GroupEvent::Committed { id, refused: last.unwrap_or_default() });
             }
         }
         if let Some(failure) = gone {
             self.end_with(Ending::Fenced(failure));
         }
     }
+}
+
+/// Bytes of a failure in a message: names and text, and its other values, which are few.
+fn failure_bytes(failure: &PartitionFailure) -> usize {
+    let of = &failure.of.topic;
+    3 * of.len() + 2 * failure.failure.message().len() + 400
 }
 
 fn not_owned(name: &PartitionName) -> ApiError {

@@ -29,6 +29,8 @@ pub(super) struct Timing {
     /// The coordinator is not asked again before.
     retry_at: Option<Instant>,
     retry: Duration,
+    /// The driver looks at the ending of its stream then.
+    looks_at: Option<Instant>,
     /// The stream ends then, whatever is not done.
     pub(super) ends_at: Option<Instant>,
 }
@@ -44,6 +46,7 @@ impl Timing {
             auto_commit_at: now + AUTO_COMMIT,
             retry_at: None,
             retry: RETRY_FIRST,
+            looks_at: None,
             ends_at: None,
         }
     }
@@ -66,7 +69,7 @@ impl Timing {
 
     /// Wakes the driver at a time.
     pub(super) fn wake_at(&mut self, at: Instant) {
-        self.retry_at = Some(self.retry_at.map_or(at, |retry_at| retry_at.min(at)));
+        self.looks_at = Some(at);
     }
 
     /// The coordinator has answered.
@@ -85,7 +88,7 @@ impl GroupStream {
     pub(super) fn wakes(&self) -> Instant {
         let timing = &self.timing;
         if let Some(ends_at) = timing.ends_at {
-            return timing.retry_at.map_or(ends_at, |at| at.min(ends_at));
+            return [timing.retry_at, timing.looks_at].into_iter().flatten().fold(ends_at, Instant::min);
         }
         let auto = (self.settings.commit_mode == CommitMode::Auto).then_some(timing.auto_commit_at);
         let revocation = self.revocations.values().map(|revocation| revocation.until).min();
@@ -97,6 +100,7 @@ impl GroupStream {
     /// Does what is due.
     pub(super) fn tick(&mut self, now: Instant) {
         self.timing.retry_at.take_if(|at| *at <= now);
+        self.timing.looks_at.take_if(|at| *at <= now);
         if self.timing.ends_at.is_some() {
             return;
         }
@@ -142,14 +146,14 @@ impl GroupStream {
     /// Whether the client is stuck: it has taken nothing of what waits for it, or committed nothing of what it was sent, for
     /// its processing timeout.
     fn check_processing(&mut self) {
-        let due = self.timing.processing_at <= Instant::now();
-        let manual = self.settings.commit_mode == CommitMode::Manual;
-        let uncommitted =
-            due && manual && self.commits.is_idle() && self.holdings.iter().any(|(_, held)| held.is_outstanding());
-        if uncommitted || self.outgoing.is_stuck(self.settings.processing_timeout) {
+        let (now, limit) = (Instant::now(), self.settings.processing_timeout);
+        let due = self.timing.processing_at <= now;
+        let counts = due && self.settings.commit_mode == CommitMode::Manual && self.commits.is_idle();
+        let oldest = self.holdings.iter().filter_map(|(_, held)| held.outstanding_since()).filter(|_| counts).min();
+        if oldest.is_some_and(|since| since + limit <= now) || self.outgoing.is_stuck(limit) {
             self.end_with(Ending::Stuck);
         } else if due {
-            self.timing.client_goes_on();
+            self.timing.processing_at = oldest.unwrap_or(now) + limit;
         }
     }
 
