@@ -6,6 +6,8 @@
 mod bad_input;
 #[path = "standalone/cli_cluster.rs"]
 mod cli_cluster;
+#[path = "standalone/cli_groups.rs"]
+mod cli_groups;
 #[path = "standalone/cli_habits.rs"]
 mod cli_habits;
 #[path = "standalone/cli_lossless.rs"]

@@ -81,7 +81,7 @@ pub(crate) enum Command {
     /// Name servers, and choose the one to talk to
     #[command(subcommand, after_help = "Example:\n  walser context add prod 10.0.0.7:7460 && walser context use prod")]
     Context(ContextCommand),
-    /// Run a producer and a reader for a look around
+    /// Run a producer and a group of two members for a look around
     Demo(DemoArgs),
     /// Measure throughput and latency
     #[command(subcommand, after_help = "Example:\n  walser bench produce --duration 10s --partitions 6")]

@@ -58,6 +58,7 @@ fn run_remote(command: Command) -> Result<ExitCode, CliError> {
         // These end what they have begun first, and say how far they have come.
         let ends_itself = match &command {
             Command::Produce(_) | Command::Bench(_) => true,
+            Command::Consume(consume) => consume.group.is_some(),
             Command::Topic(topic) => topic.ends_itself(),
             _ => false,
         };

@@ -88,6 +88,11 @@ pub(crate) fn stop_writing(problem: &io::Error) -> ! {
 
 /// Ends the program when the reader of its output is gone, also while there is nothing to write: `… | head -1`.
 pub(crate) fn end_with_reader() -> io::Result<()> {
+    when_reader_is_gone(|| std::process::exit(0))
+}
+
+/// Does something once when the reader of standard output is gone.
+pub(crate) fn when_reader_is_gone(act: impl FnOnce() + Send + 'static) -> io::Result<()> {
     use rustix::event::{PollFd, PollFlags, poll};
     let watch = || {
         let stdout = io::stdout();
@@ -95,7 +100,7 @@ pub(crate) fn end_with_reader() -> io::Result<()> {
         let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
         loop {
             match poll(&mut watched, None) {
-                Ok(_) if watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => std::process::exit(0),
+                Ok(_) if watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => return act(),
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return,
             }

@@ -33,15 +33,31 @@ Examples:
   walser consume orders --last 10            the newest 10 of all partitions
   walser consume 'logs-*' --from @-1h -f '%T{15:04:05} %k %v\\n'
   walser consume orders -e -o json | jq .value
-  walser consume files -e -o raw > copy.bin";
+  walser consume files -e -o raw > copy.bin
+
+With a group, members share the partitions, and the group goes on where it was:
+  walser consume -g billing orders           as a member, until Ctrl-C
+  walser consume -g billing orders -n 100    the next 100 records
+  walser consume -g audit --topic-pattern 'logs-.*'
+A record counts as processed once it is written to standard output. After a
+break or a crash, records that were printed last may be printed again.";
 
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(crate) struct ConsumeArgs {
     /// Topics to read; * and ? stand for parts of names, of the topics that are there at the start
-    #[arg(required = true, value_name = "TOPIC", add = ArgValueCompleter::new(complete::topics))]
+    #[arg(required_unless_present = "topic_pattern", value_name = "TOPIC", add = ArgValueCompleter::new(complete::topics))]
     pub(crate) topics: Vec<String>,
-    /// Where to start
+    /// Read as a member of a consumer group, and commit what is printed
+    #[arg(short = 'g', long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
+    /// With --group: topics whose whole names match this RE2 pattern, also those that are created later
+    #[arg(long, value_name = "PATTERN", requires = "group", conflicts_with = "topics")]
+    pub(crate) topic_pattern: Option<String>,
+    /// With --group: a name of this member, which keeps its partitions through a restart
+    #[arg(long, value_name = "ID", requires = "group")]
+    pub(crate) instance_id: Option<String>,
+    /// Where to start; with --group, only where the group has committed nothing
     #[arg(short = 'b', long, value_name = "POSITION", default_value = "earliest", allow_hyphen_values = true)]
     pub(crate) from: Position,
     /// Where to end, exclusive: latest (as of now), an offset or @TIME. Without it, reading goes on for ever

@@ -1,5 +1,6 @@
 //! `walser consume`.
 
+pub(crate) mod group;
 mod last;
 mod printer;
 mod problems;
@@ -22,9 +23,17 @@ use crate::progress::{Progress, Total};
 use crate::server::Server;
 use crate::topics;
 
-pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
+pub(crate) async fn run(mut arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
+    match arguments.group.take() {
+        Some(group) => Box::pin(group::run(arguments, &group)).await,
+        None => Box::pin(read(arguments)).await,
+    }
+}
+
+/// Reads without a group.
+async fn read(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
     output::end_with_reader()?;
-    let mut printer = Printer::new(&arguments);
+    let printer = Printer::new(&arguments);
     let server = Server::of(&arguments.server)?;
     if arguments.count == Some(0) || arguments.last == Some(0) {
         return Ok(ExitCode::SUCCESS);
@@ -55,7 +64,7 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
             Ok(read) => read,
             Err(error) => {
                 drop(progress);
-                show_last(last, &mut printer)?;
+                show_last(last, &printer)?;
                 return Err(error);
             }
         };
@@ -86,7 +95,7 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
             // The server ends a stream in order only when everything was read that was asked for.
             Read::End => {
                 drop(progress);
-                show_last(last, &mut printer)?;
+                show_last(last, &printer)?;
                 return Ok(ExitCode::SUCCESS);
             }
         }
@@ -94,7 +103,7 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
 }
 
 /// Prints the records that were kept to the end.
-fn show_last(last: Option<Last>, printer: &mut Printer) -> Result<(), CliError> {
+fn show_last(last: Option<Last>, printer: &Printer) -> Result<(), CliError> {
     for chunk in last.into_iter().flat_map(Last::into_chunks) {
         printer.print_chunk(&chunk, u64::MAX)?;
     }

@@ -17,6 +17,23 @@ pub(super) struct Printer {
     text_only: bool,
 }
 
+/// How much was printed.
+#[derive(Debug)]
+pub(super) struct Printed {
+    /// Records that were written and flushed.
+    pub(super) count: u64,
+    pub(super) stopped: Option<Stopped>,
+}
+
+/// Why no more was printed.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// A terminal would get a record that is not text.
+    NotText(CliError),
+    /// Standard output takes nothing more. None of the records counts as printed.
+    Output(std::io::Error),
+}
+
 enum Form {
     Json { inline: bool },
     Raw,
@@ -39,15 +56,31 @@ impl Printer {
     ///
     /// # Errors
     /// A record is not text, and a terminal would get it.
-    pub(super) fn print_chunk(&mut self, chunk: &pb::RecordChunk, mut left: u64) -> Result<u64, CliError> {
+    pub(super) fn print_chunk(&self, chunk: &pb::RecordChunk, left: u64) -> Result<u64, CliError> {
+        let records = chunk.records.iter().take(usize::try_from(left).unwrap_or(usize::MAX));
+        let Printed { count, stopped } = self.print(chunk, records, || false);
+        match stopped {
+            None => Ok(left - count),
+            Some(Stopped::Output(error)) => output::stop_writing(&error),
+            Some(Stopped::NotText(error)) => Err(error),
+        }
+    }
+
+    /// Prints records of a chunk until there are no more, or until it is `asked_to_stop` between two of them.
+    pub(super) fn print<'a>(
+        &self,
+        chunk: &pb::RecordChunk,
+        records: impl Iterator<Item = &'a pb::ConsumedRecord>,
+        asked_to_stop: impl Fn() -> bool,
+    ) -> Printed {
         let mut out = output::bulk();
-        let mut stopped = None;
-        for record in &chunk.records {
-            if left == 0 {
+        let (mut count, mut stopped) = (0, None);
+        for record in records {
+            if asked_to_stop() {
                 break;
             }
             if self.text_only && is_binary(record) {
-                stopped = Some(record.offset);
+                stopped = Some(Stopped::NotText(not_text(chunk, record)));
                 break;
             }
             let written = match &self.form {
@@ -56,23 +89,29 @@ impl Printer {
                 Form::Format(format) => format.write(&mut out, chunk, record),
             };
             if let Err(error) = written {
-                output::stop_writing(&error);
+                stopped = Some(Stopped::Output(error));
+                break;
             }
-            left -= 1;
+            count += 1;
         }
-        if let Err(error) = out.flush() {
-            output::stop_writing(&error);
+        if !matches!(stopped, Some(Stopped::Output(_)))
+            && let Err(error) = out.flush()
+        {
+            stopped = Some(Stopped::Output(error));
         }
-        drop(out);
-        match stopped {
-            None => Ok(left),
-            Some(offset) => {
-                let place = format!("{}/{} @{offset}", chunk.topic, chunk.partition);
-                let error = CliError::failed(format!("{place} is not text, and could disturb the terminal"));
-                Err(error.with_help("write it to a file (> FILE), print it with -o json, or insist with --binary"))
-            }
+        if matches!(stopped, Some(Stopped::Output(_))) {
+            // How much of the buffer has arrived is not known. What is left of it is not tried again.
+            count = 0;
+            drop(out.into_parts());
         }
+        Printed { count, stopped }
     }
+}
+
+fn not_text(chunk: &pb::RecordChunk, record: &pb::ConsumedRecord) -> CliError {
+    let place = format!("{}/{} @{}", chunk.topic, chunk.partition, record.offset);
+    let error = CliError::failed(format!("{place} is not text, and could disturb the terminal"));
+    error.with_help("write it to a file (> FILE), print it with -o json, or insist with --binary")
 }
 
 fn is_binary(record: &pb::ConsumedRecord) -> bool {
