@@ -212,7 +212,9 @@ mod tests {
         assert_eq!(processed.known(&again), 2, "after two");
         processed.expect_again();
         let other = pb::TopicPartition { partition: 2, ..place() };
-        processed.assign(&[pb::AssignedPartition { topic_partition: Some(other), ..Default::default() }]);
+        let [mut added] = assigned(0, Some(0));
+        added.topic_partition = Some(other);
+        processed.assign(&[added]);
         processed.expect_again();
         processed.assign(&assigned(3, Some(3)));
         assert_eq!(processed.known(&again), 0, "it was another member's meanwhile");
