@@ -130,14 +130,16 @@ async fn a_stream_that_breaks_is_opened_again_with_its_token_and_nothing_moves()
     assert_eq!(reason(member.fails().await), Reason::MemberFenced);
     assert_eq!(member.revoked[0].cause(), pb::RevocationCause::Fenced);
     newer.own(2).await;
+    fill(&client, "t", 4, 0, 1).await;
+    newer.read_many(2).await;
+    newer.commit_all().await;
+    other.read_many(2).await;
+    // An old token is refused, and disturbs nobody, once the newer one has been used.
     let old = pb::ConsumeJoin { resume_token: token, ..join_of("g", "t") };
     let refused = Member::join_as(&client, old).await.err().unwrap();
     assert_eq!(reason(refused), Reason::MemberFenced);
-    fill(&client, "t", 4, 0, 1).await;
-    newer.read_many(2).await;
-    other.read_many(2).await;
-    assert_eq!(other.revoked.len(), revoked, "nothing was taken from the other");
     newer.commit_all().await;
+    assert_eq!(other.revoked.len(), revoked, "nothing was taken from the other");
     // The token of a member that has left joins anew.
     let token = newer.token.clone();
     newer.leave().await;
@@ -367,5 +369,64 @@ async fn topics_that_come_grow_and_go_are_followed() {
     create(&client, "events", 1, &[]).await;
     fill(&client, "events", 1, 0, 1).await;
     member.read_many(7).await;
+    server.assert_no_panic();
+}
+
+/// Nobody else would open the session of their shard: neither after a restart, nor after a time without members.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_good_after_a_restart_of_the_server_without_anybody_else() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    create(&server.client(), "t", 1, &[]).await;
+    fill(&server.client(), "t", 1, 0, 3).await;
+    let mut member = Member::join(&server.client(), "g", "t").await;
+    member.read_many(3).await;
+    member.commit_all().await;
+    let (id, token) = (member.id.clone(), member.token.clone());
+    drop(server.kill());
+    let server = Server::start(&data);
+    let client = server.client();
+    let again = pb::ConsumeJoin { resume_token: token, ..join_of("g", "t") };
+    let mut member = Member::join_as(&client, again).await.unwrap();
+    assert_eq!(member.id, id);
+    fill(&client, "t", 1, 3, 4).await;
+    member.read_many(1).await;
+    assert_eq!(member.values(), values(1, 3, 4));
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_is_bounded_and_fits_the_messages_of_the_client() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    let long = "n".repeat(200);
+    create(&client, &long, 1, &[]).await;
+    let options = Some(pb::ReadOptions { max_message_bytes: 64 << 10, ..Default::default() });
+    let small = pb::ConsumeJoin { options, ..join_of("g", &long) };
+    let mut member = Member::join_as(&client, small).await.unwrap();
+    let foreign = (1..=1_000).map(|partition| offset(&long, partition, 1)).collect();
+    let told = member.commit(foreign).await.len();
+    assert!(told < 1_000 && told + member.problems.len() == 1_000, "{told} and {}", member.problems.len());
+    server.assert_no_panic();
+}
+
+/// Before they are sent, no more records are committed than the client may be sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credit_bounds_what_is_committed_before_delivery() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    fill(&client, "t", 1, 0, 50).await;
+    let credit = Some(pb::Credit { bytes: 1 << 20, records: 10 });
+    let commit_mode = pb::CommitMode::BeforeDelivery.into();
+    let asked = pb::ConsumeJoin { auto_credit: Some(false), credit, commit_mode, ..join_of("g", "t") };
+    for round in 0..5 {
+        let mut member = Member::join_as(&client, asked.clone()).await.unwrap();
+        member.read_many(10).await;
+        assert_eq!(member.read[&0][0].0, 10 * round, "nothing was lost and nothing comes twice");
+        assert_eq!(member.leave().await.count(), 10);
+    }
     server.assert_no_panic();
 }

@@ -61,6 +61,8 @@ pub struct Attached {
     pub attachment: AttachmentNumber,
     /// What the member holds.
     pub current: CurrentAssignment,
+    /// As it joined.
+    pub session_timeout: Duration,
 }
 
 impl GroupShard {
@@ -362,11 +364,12 @@ impl GroupShard {
         let record = AttachmentRecord { number: attachment, previous, gateway: Some(gateway) };
         self.write_attachment((group, member), record, out);
         self.sessions.begin(group, member, now.monotonic);
-        let session_timeout = self.state.member(group, member).and_then(|member| member.record.as_ref());
-        let until = now.monotonic + session_timeout.map_or(Duration::ZERO, |record| record.session_timeout);
+        let record = self.state.member(group, member).and_then(|member| member.record.as_ref());
+        let session_timeout = record.map_or(Duration::ZERO, |record| record.session_timeout);
+        let until = now.monotonic + session_timeout;
         self.deadlines.set(Timer::Session(group.clone(), member.clone()), until);
         self.settle(now, group, out);
-        Attached { attachment, current: self.current(group, member) }
+        Attached { attachment, current: self.current(group, member), session_timeout }
     }
 
     fn write_attachment(&mut self, (group, member): (&GroupId, &MemberId), record: AttachmentRecord, out: &mut Output) {

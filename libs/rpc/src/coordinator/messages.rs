@@ -410,9 +410,10 @@ pub fn member_answer_message(
 
 fn response(answer: MemberAnswer) -> Response {
     match answer {
-        MemberAnswer::Attached(Attached { attachment, current }) => Response::Attached(pbi::MemberAttached {
-            attachment: attachment.0,
-            assignment: Some(assignment_message(&current)),
+        MemberAnswer::Attached(attached) => Response::Attached(pbi::MemberAttached {
+            attachment: attached.attachment.0,
+            assignment: Some(assignment_message(&attached.current)),
+            session_timeout: Some(attached.session_timeout.into()),
         }),
         MemberAnswer::Assignment(current) => Response::Assignment(assignment_message(&current)),
         MemberAnswer::Committed(refused) => Response::Committed(pbi::OffsetsCommitted {
@@ -457,6 +458,7 @@ pub(super) fn answer_of_response(response: Response) -> Result<MemberAnswer, Api
         Response::Attached(attached) => Ok(MemberAnswer::Attached(Attached {
             attachment: AttachmentNumber(attached.attachment),
             current: assignment_of_message(&attached.assignment.unwrap_or_default())?,
+            session_timeout: span(attached.session_timeout),
         })),
         Response::Assignment(current) => assignment_of_message(&current).map(MemberAnswer::Assignment),
         Response::Committed(committed) => refused_of_message(committed.refused).map(MemberAnswer::Committed),

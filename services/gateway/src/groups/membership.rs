@@ -31,6 +31,8 @@ pub(super) type HeldAt = (SaidAt, CurrentAssignment);
 pub(super) struct Membership {
     pub(super) calls: MemberCalls,
     entry: Entry,
+    /// As the member joined.
+    pub(super) session_timeout: Duration,
     pub(super) heard: watch::Receiver<Option<Instant>>,
 }
 
@@ -86,9 +88,9 @@ impl Groups {
             gateway: self.gateway.clone(),
         };
         let (said, answer) = shard.ask(MemberRequest::Join(Box::new(join)), until).await?;
-        let Attached { attachment, current } = attached(answer)?;
+        let Attached { attachment, current, session_timeout } = attached(answer)?;
         let of = MemberRef { group: asked.group.clone(), member, instance: asked.instance.clone(), attachment };
-        Ok((Membership::new(shard, of, entry), (said, current)))
+        Ok((Membership::new(shard, (of, session_timeout), entry), (said, current)))
     }
 }
 
@@ -103,10 +105,10 @@ async fn attach(
     let subscription = named.then(|| asked.subscription.clone());
     let attach = Attach { member: of.clone(), subscription, gateway: gateway.clone() };
     let (said, answer) = shard.ask(MemberRequest::Attach(Box::new(attach)), until).await?;
-    let Attached { attachment, current } = attached(answer)?;
+    let Attached { attachment, current, session_timeout } = attached(answer)?;
     // Only now: a stream that is open is not disturbed by an old token.
     let entry = shard.enter((&of.group, &of.member), attachment).ok_or_else(replaced)?;
-    Ok((Membership::new(Arc::clone(shard), MemberRef { attachment, ..of }, entry), (said, current)))
+    Ok((Membership::new(Arc::clone(shard), (MemberRef { attachment, ..of }, session_timeout), entry), (said, current)))
 }
 
 fn attached(answer: MemberAnswer) -> Result<Attached, ApiError> {
@@ -133,9 +135,9 @@ pub(super) fn is_gone(failure: &ApiError) -> bool {
 // === impl Membership ===
 
 impl Membership {
-    fn new(shard: Arc<HostedShard>, of: MemberRef, entry: Entry) -> Self {
+    fn new(shard: Arc<HostedShard>, (of, session_timeout): (MemberRef, Duration), entry: Entry) -> Self {
         let heard = shard.heard();
-        Self { calls: MemberCalls { shard, of }, entry, heard }
+        Self { calls: MemberCalls { shard, of }, entry, session_timeout, heard }
     }
 
     /// The token with which the member comes back.

@@ -160,7 +160,7 @@ impl GroupStream {
         GroupEvent::Joined {
             member_id: self.membership.id(),
             token: self.membership.token().encode(),
-            session_timeout: self.settings.session_timeout,
+            session_timeout: self.membership.session_timeout,
             processing_timeout: self.settings.processing_timeout,
         }
     }

@@ -76,7 +76,11 @@ fn every_answer_and_notice_arrives_as_it_was_sent() {
         CommittedOffset { offset: Offset(5), leader_epoch: None, metadata: "x".to_owned(), committed_at: 1_000 };
     let refused = ApiError::new(Reason::PartitionNotOwned, "moved").with("partition", 2);
     for answer in [
-        MemberAnswer::Attached(Attached { attachment: AttachmentNumber(8), current: current() }),
+        MemberAnswer::Attached(Attached {
+            attachment: AttachmentNumber(8),
+            current: current(),
+            session_timeout: Duration::from_secs(6),
+        }),
         MemberAnswer::Assignment(current()),
         MemberAnswer::Committed(vec![(partition(1, 2), refused)]),
         MemberAnswer::Offsets(vec![(partition(1, 0), Some(committed)), (partition(1, 1), None)]),

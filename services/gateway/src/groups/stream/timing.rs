@@ -140,7 +140,7 @@ impl GroupStream {
 
     /// Until when the coordinator keeps the member, as far as it has been heard.
     fn heard_until(&self) -> Option<Instant> {
-        Some((*self.membership.heard.borrow())? + self.settings.session_timeout)
+        Some((*self.membership.heard.borrow())? + self.membership.session_timeout)
     }
 
     /// Whether the client is stuck: it has taken nothing of what waits for it, or committed nothing of what it was sent, for
