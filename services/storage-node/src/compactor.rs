@@ -1,5 +1,6 @@
 //! What the compactions of a node share: one runs at a time, which bounds their memory, at a pace of its own.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -28,13 +29,21 @@ struct Shared {
     ends: Condvar,
 }
 
+/// How often whoever is next may be away when somebody else asks, before its place is given up.
+const ABSENCES_MAX: u8 = 3;
+
 #[derive(Debug, Default)]
 struct State {
     taken: bool,
-    /// Somebody wanted it while it was taken.
-    wanted: bool,
+    /// Who asked in vain, in order, and how often others have asked since it was its turn.
+    waiting: VecDeque<(CompactionSeat, u8)>,
+    seats: u32,
     ended: bool,
 }
+
+/// Who asks for the turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CompactionSeat(u32);
 
 /// Whoever has it may compact a log. Dropping it gives it back.
 #[derive(Debug)]
@@ -50,15 +59,40 @@ impl Compactor {
         Self { limits, shared: Arc::default() }
     }
 
-    /// `None`: somebody else has it, or the node stops.
-    pub(crate) fn try_turn(&self) -> Option<CompactionTurn> {
+    /// For one more that asks.
+    pub(crate) fn seat(&self) -> CompactionSeat {
         let mut state = self.shared.state.lock();
-        if state.taken || state.ended {
-            state.wanted = true;
+        state.seats += 1;
+        CompactionSeat(state.seats)
+    }
+
+    /// `None`: somebody else has it, somebody else is next, or the node stops. Whoever asks in vain is next in its turn.
+    pub(crate) fn try_turn(&self, seat: CompactionSeat) -> Option<CompactionTurn> {
+        let mut state = self.shared.state.lock();
+        if !state.taken
+            && let Some((first, absences)) = state.waiting.front_mut()
+            && *first != seat
+        {
+            *absences += 1;
+            if *absences > ABSENCES_MAX {
+                state.waiting.pop_front();
+            }
+        }
+        let is_next = state.waiting.front().is_none_or(|(first, _)| *first == seat);
+        if state.taken || state.ended || !is_next {
+            if !state.waiting.iter().any(|(waiting, _)| *waiting == seat) {
+                state.waiting.push_back((seat, 0));
+            }
             return None;
         }
-        (state.taken, state.wanted) = (true, false);
+        state.waiting.pop_front();
+        state.taken = true;
         Some(CompactionTurn { compactor: self.clone(), held: Arc::default() })
+    }
+
+    /// Nothing is wanted any more.
+    pub(crate) fn withdraw(&self, seat: CompactionSeat) {
+        self.shared.state.lock().waiting.retain(|(waiting, _)| *waiting != seat);
     }
 
     /// Whether somebody has the turn, or the node stops.
@@ -68,9 +102,9 @@ impl Compactor {
         state.taken || state.ended
     }
 
-    /// Whether somebody has wanted the turn in vain since it was taken: whoever has had it lets others be first.
+    /// Whether somebody waits: whoever has had the turn lets others be first.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.shared.state.lock().wanted
+        !self.shared.state.lock().waiting.is_empty()
     }
 
     /// The node stops: what runs ends soon, and nothing begins any more.
@@ -110,24 +144,47 @@ impl Drop for CompactionTurn {
 mod tests {
     use super::*;
 
+    fn unlimited() -> Compactor {
+        Compactor::new(CompactionLimits { memory_bytes: 1, bytes_per_second: 0 })
+    }
+
     #[test]
     fn one_has_the_turn_until_it_is_dropped_and_nobody_after_the_end() {
-        let compactor = Compactor::new(CompactionLimits { memory_bytes: 1, bytes_per_second: 0 });
-        let turn = compactor.try_turn().unwrap();
+        let compactor = unlimited();
+        let (one, other) = (compactor.seat(), compactor.seat());
+        let turn = compactor.try_turn(one).unwrap();
         assert!(compactor.is_busy() && !compactor.is_wanted());
-        assert!(compactor.try_turn().is_none() && turn.spend(1 << 30) && compactor.is_wanted());
+        assert!(compactor.try_turn(other).is_none() && turn.spend(1 << 30) && compactor.is_wanted());
         drop(turn);
-        let turn = compactor.try_turn().unwrap();
+        let turn = compactor.try_turn(other).unwrap();
         compactor.end();
         assert!(!turn.spend(1));
         drop(turn);
-        assert!(compactor.is_busy() && compactor.try_turn().is_none());
+        assert!(compactor.is_busy() && compactor.try_turn(one).is_none());
+    }
+
+    #[test]
+    fn whoever_asked_first_is_next_unless_it_does_not_come() {
+        let compactor = unlimited();
+        let (one, other, third) = (compactor.seat(), compactor.seat(), compactor.seat());
+        let turn = compactor.try_turn(one).unwrap();
+        assert!(compactor.try_turn(other).is_none() && compactor.try_turn(third).is_none());
+        drop(turn);
+        assert!(compactor.try_turn(one).is_none(), "it has had it");
+        assert!(compactor.try_turn(third).is_none(), "another one is next");
+        drop(compactor.try_turn(other).unwrap());
+        compactor.withdraw(third);
+        let turn = compactor.try_turn(one).unwrap();
+        assert!(compactor.try_turn(other).is_none());
+        drop(turn);
+        let asked = (0..=ABSENCES_MAX).map(|_| compactor.try_turn(one).is_some()).collect::<Vec<_>>();
+        assert_eq!(asked, [false, false, false, true], "one that never comes holds nobody up");
     }
 
     #[test]
     fn whoever_waits_for_its_pace_hears_of_the_end() {
         let compactor = Compactor::new(CompactionLimits { memory_bytes: 1, bytes_per_second: 1 });
-        let turn = compactor.try_turn().unwrap();
+        let turn = compactor.try_turn(compactor.seat()).unwrap();
         let waiting = std::thread::spawn(move || turn.spend(1 << 20));
         compactor.end();
         assert!(!waiting.join().unwrap());

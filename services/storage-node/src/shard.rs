@@ -35,7 +35,7 @@ use walser_model::{Clock, NodeId, TopicPartition};
 use walser_replication::Role;
 use walser_rpc::ApiError;
 
-use crate::compactor::Compactor;
+use crate::compactor::{CompactionSeat, Compactor};
 use crate::directory_problem::DirectoryProblem;
 use crate::disk_threads::{DiskJob as _, DiskThreads};
 use crate::error::{directory_failed, not_leader};
@@ -130,6 +130,11 @@ pub(crate) struct Shard {
     upkeep: upkeep::Schedule,
     /// Has somebody while one of its partitions is compacted.
     compaction_held: Weak<()>,
+    compaction_seat: CompactionSeat,
+    /// Of which one it is to begin.
+    compaction_begins: Option<TopicPartition>,
+    /// Partitions that were tried since the last look, and of which nothing may be compacted.
+    vain_compactions: u32,
     recovery_debt: RecoveryDebt,
     /// Opens of followers that know of a leader epoch before this node does.
     parked_opens: ParkedOpens,
@@ -156,6 +161,7 @@ impl Shard {
         logs: Vec<Log>,
     ) -> Self {
         let upkeep = upkeep::Schedule::new(context.clock.monotonic(), context.retention_check);
+        let compaction_seat = context.compactor.seat();
         let mut shard = Self {
             queue: Arc::default(),
             context,
@@ -176,6 +182,9 @@ impl Shard {
             tail_budget: Budget::new(tail_bytes),
             upkeep,
             compaction_held: Weak::new(),
+            compaction_seat,
+            compaction_begins: None,
+            vain_compactions: 0,
             recovery_debt: RecoveryDebt::default(),
             parked_opens: ParkedOpens::default(),
             stopping: None,

@@ -293,8 +293,12 @@ impl Log {
                 Err(_) => WaitingTombstone::UNKNOWN,
             };
             let tombstone = Some(left).filter(|left| *left != NO_TOMBSTONE && left.at < end);
-            // Nor which one is the last.
-            let last = body.try_get_i64().map_or(Offset(i64::MAX), Offset);
+            // Nor, where there are any, which one is the last.
+            let last = match body.try_get_i64() {
+                Ok(last) => Offset(last),
+                Err(_) if first == Uncleaned::NONE.first => Uncleaned::NONE.last,
+                Err(_) => Offset(i64::MAX),
+            };
             Some((CompactedTo { end, uncleaned: Uncleaned { first, last }, tombstone }, floor))
         });
         Ok(known.unwrap_or((CompactedTo::NONE, Offset(i64::MAX))))

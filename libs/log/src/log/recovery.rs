@@ -115,7 +115,7 @@ impl Log {
             log.write_marks()?;
         }
         compacted_file.then(|| log.take_compacted()).transpose()?;
-        log.take_up_damage(&mut recovery)?;
+        log.take_up_damage(&mut recovery, marked)?;
         log.renew_names()?;
         log.state.segments().iter().for_each(|segment| segment.close());
         Ok((log, Recovery { rebuilt_epochs: rebuild_epochs, damaged_epochs, unmarked, ..recovery }))

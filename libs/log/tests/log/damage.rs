@@ -458,3 +458,42 @@ fn damage_that_is_met_further_below_counts_and_what_lies_above_says_nothing_new(
     site.restart_on(disk, config());
     assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(50) }, "also after a restart");
 }
+
+#[test]
+fn a_file_that_is_put_back_is_on_the_disk_once_the_log_is_sound() {
+    let mut site = site_of(120);
+    assert!(site.log.release_idle().unwrap());
+    let files = log_files(&site);
+    assert!(files.len() >= 3);
+    let disk = site.disk.lose_power(PowerLoss::Nothing);
+    let mut bytes = Vec::new();
+    disk.open(&files[1].0, Open::Read).unwrap().read_at(&mut bytes, 0, 1 << 20).unwrap();
+    disk.remove_file(&files[1].0).unwrap();
+    disk.sync_dir(site.log.dir()).unwrap();
+    let disk = disk.lose_power(PowerLoss::Everything);
+    site.restart_on(disk, config());
+    assert!(matches!(site.log.condition(), Condition::Corrupt { .. }));
+    // Nothing syncs what `cp` has written.
+    let disk = site.disk.lose_power(PowerLoss::Everything);
+    disk.open(&files[1].0, Open::Write).unwrap().write_at(&bytes, 0).unwrap();
+    site.restart_on(disk, config());
+    assert_eq!((site.log.condition(), &site.found.damage), (&Condition::Healthy, &None));
+    site.check_contents();
+    let disk = site.disk.lose_power(PowerLoss::Everything);
+    site.restart_on(disk, config());
+    site.check_contents();
+}
+
+#[test]
+fn a_note_below_the_first_file_is_damage_where_nobody_knows_what_was_there() {
+    let mut site = site_of(120);
+    let files = log_files(&site);
+    assert!(files.len() >= 3);
+    assert!(site.log.note_damage(Offset(0)));
+    site.log.keep_damage().unwrap();
+    let disk = site.disk.lose_power(PowerLoss::Nothing);
+    disk.remove_file(&files[0].0).unwrap();
+    disk.remove_file(Path::new("/data/logs/checkpoint")).unwrap();
+    let (_, log, found) = open(&disk, config()).unwrap();
+    assert!(found.damage.is_some(), "healthy: {:?} start {}", log.condition(), log.log_start());
+}

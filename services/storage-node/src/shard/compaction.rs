@@ -19,6 +19,9 @@ use super::disk_job::DiskTask;
 use super::maintenance::Task;
 use crate::compactor::CompactionTurn;
 
+/// Partitions that are tried between two looks and of which nothing may be compacted: each costs a look at all of them.
+const VAIN_COMPACTIONS_MAX: u32 = 16;
+
 /// A compaction that is under way.
 #[derive(Debug)]
 pub(crate) struct Compacting {
@@ -57,20 +60,25 @@ impl Compacting {
 impl Shard {
     /// Shows which tombstones may go, and begins the compaction that is most wanted, if nothing else is compacted.
     pub(super) fn compact(&mut self, now: Duration) {
-        if self.may_compact() {
-            for (id, partition) in &self.partitions {
-                if partition.show_tombstone_floor() {
-                    self.touched.insert(*id);
-                }
+        for (id, partition) in &self.partitions {
+            if partition.show_tombstone_floor() {
+                self.touched.insert(*id);
             }
+        }
+        self.vain_compactions = 0;
+        if self.compaction_held.strong_count() > 0 {
+            return;
+        }
+        if self.may_compact() {
             self.begin_most_wanted(now);
+        } else {
+            self.context.compactor.withdraw(self.compaction_seat);
         }
     }
 
     fn may_compact(&self) -> bool {
         let context = &self.context;
-        let own = self.compaction_held.strong_count() > 0;
-        !own && context.writes_refused().is_none() && context.retention_clock.is_trusted(&*context.clock)
+        context.writes_refused().is_none() && context.retention_clock.is_trusted(&*context.clock)
     }
 
     fn begin_most_wanted(&mut self, now: Duration) {
@@ -78,11 +86,20 @@ impl Shard {
         let millis = context.clock.now_millis();
         let wanted =
             self.partitions.iter().filter_map(|(id, partition)| Some((*id, partition.dirtiness(now, millis)?)));
-        if let Some((id, due)) = wanted.max_by_key(|(_, dirtiness)| *dirtiness)
-            && let Some(turn) = context.compactor.try_turn()
-        {
-            self.compaction_held = turn.held();
+        let Some((id, due)) = wanted.max_by_key(|(_, dirtiness)| *dirtiness) else {
+            return context.compactor.withdraw(self.compaction_seat);
+        };
+        if let Some(turn) = context.compactor.try_turn(self.compaction_seat) {
+            (self.compaction_held, self.compaction_begins) = (turn.held(), Some(id));
             self.lend(id, Task::BeginCompaction { turn, due });
+        }
+    }
+
+    /// The turn was given back.
+    fn compact_next(&mut self) {
+        let own = self.compaction_held.strong_count() > 0;
+        if !own && self.may_compact() && !self.context.compactor.is_wanted() {
+            self.begin_most_wanted(self.context.clock.monotonic());
         }
     }
 
@@ -108,18 +125,23 @@ impl Shard {
                 }
             }
         }
-        let others_first = self.context.compactor.is_wanted();
         drop(compacting);
-        if !others_first && self.may_compact() {
-            self.begin_most_wanted(self.context.clock.monotonic());
-        }
+        self.compact_next();
     }
 
-    /// Hands a job that has begun, or whose step was taken, to the thread that compacts.
+    /// Hands a job that has begun, or whose step was taken, to the thread that compacts. Where nothing of the partition may
+    /// be compacted after all, the next one has its chance.
     pub(super) fn go_on_compacting(&mut self, id: TopicPartition) {
-        let compacting = self.partitions.get_mut(&id).and_then(|partition| partition.compacting.take());
-        if let Some(compacting) = compacting {
-            self.submit(DiskTask::Compact { partition: id, compacting });
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        if let Some(compacting) = partition.compacting.take() {
+            self.compaction_begins = None;
+            return self.submit(DiskTask::Compact { partition: id, compacting });
+        }
+        let in_vain = self.compaction_held.strong_count() == 0
+            && self.compaction_begins.take_if(|begins| *begins == id).is_some();
+        if in_vain && self.vain_compactions < VAIN_COMPACTIONS_MAX {
+            self.vain_compactions += 1;
+            self.compact_next();
         }
     }
 }

@@ -54,8 +54,11 @@ impl Partition {
         let dirty = ratio >= u128::from(self.config.dirty_ratio_min);
         let (new, floor) = (found.dirty_bytes > 0, self.tombstone_floor());
         let some_goes = found.tombstone.is_some_and(|left| left.goes(millis, floor));
-        let only_tombstones = !(new && (overdue || dirty));
-        (!only_tombstones || some_goes).then_some(Dirtiness { overdue: overdue && new, ratio, only_tombstones })
+        let lag_min = whole_millis(self.config.compaction_lag_min);
+        let old_enough = age.is_none_or(|age| age >= lag_min);
+        let only_tombstones = !(new && old_enough && (overdue || dirty));
+        let overdue = overdue && new && old_enough;
+        (!only_tombstones || some_goes).then_some(Dirtiness { overdue, ratio, only_tombstones })
     }
 
     /// Begins a compaction that is `due`. Blocks as long as the disk takes.

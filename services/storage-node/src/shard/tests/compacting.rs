@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use walser_model::CleanupPolicy;
+use walser_model::{CleanupPolicy, Timestamp};
 use walser_record_batch::{Batches, Records};
 
 use super::*;
@@ -177,7 +177,8 @@ fn a_shard_that_has_compacted_goes_on_unless_another_one_waits() {
             written(&mut shard, number, 20);
         }
         begin(&mut shard);
-        assert!(!waits || shard.context.compactor.try_turn().is_none());
+        let other = shard.context.compactor.seat();
+        assert!(!waits || shard.context.compactor.try_turn(other).is_none());
         flush(&mut shard);
         let done = (0..2).filter(|number| up_to(&shard, *number) > Offset::ZERO).count();
         assert_eq!(done, if waits { 1 } else { 2 });
@@ -271,4 +272,112 @@ fn a_tombstone_goes_from_a_partition_at_rest() {
     assert_eq!((up_to(&shard, 0), newest(&shard, 0).1), (compacted, count - 1), "and nothing else goes");
     begin(&mut shard);
     assert!(shard.away.is_empty() && !shard.context.compactor.is_busy(), "nothing is left to do");
+}
+
+#[derive(Debug, Default)]
+struct ByHand(std::sync::atomic::AtomicU64);
+
+impl Clock for ByHand {
+    fn now_millis(&self) -> Timestamp {
+        1_700_000_000_000 + i64::try_from(self.0.load(std::sync::atomic::Ordering::Relaxed)).unwrap()
+    }
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.0.load(std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+fn by_hand(disk: &MemoryDisk) -> (Shard, Arc<ByHand>) {
+    let (clock, peers) = (Arc::new(ByHand::default()), Arc::new(Outbox::default()));
+    let mut context =
+        ShardContext::of_test(NODE, disk, Arc::clone(&clock) as Arc<dyn Clock>, peers, &Metrics::default());
+    context.retention_check = Duration::from_secs(10);
+    (Shard::new(context, DiskThreads::default(), 1 << 20, Vec::new()), clock)
+}
+
+fn append_now(shard: &mut Shard, number: i32, key: u32) {
+    let mut builder = BatchBuilder::new(Compression::None, 0);
+    let (key, timestamp) = (key.to_be_bytes(), shard.context.clock.now_millis());
+    builder.append(&RecordFields { timestamp, key: Some(&key), value: Some(&[7; 500]), headers: &[] });
+    let batch = builder.build(Producer::NONE);
+    shard.queue.push(Command::Append(AppendJob {
+        partition: partition(number),
+        epoch: LeaderEpoch::NONE,
+        header: BatchHeader::parse(&batch).unwrap(),
+        batch,
+        acks: Acks::All,
+        expected_offset: None,
+        trace: None,
+        permit: AppendPermit::uncounted(),
+        reply: AppendReply::new(|_| {}),
+    }));
+    turn(shard);
+}
+
+/// Partitions of which nothing may be compacted yet (`min.compaction.lag.ms`) take every turn.
+#[test]
+fn partitions_that_may_not_be_compacted_yet_do_not_keep_others_from_it() {
+    for lagging in [0, 12] {
+        let (mut shard, clock) = by_hand(&MemoryDisk::simulated(256 << 20));
+        lead_as(&mut shard, 0, &[1], config());
+        written(&mut shard, 0, 10);
+        shard.compact(shard.context.clock.monotonic());
+        flush(&mut shard);
+        assert!(up_to(&shard, 0) > Offset::ZERO);
+        let before = up_to(&shard, 0);
+        let lag = TopicConfig { compaction_lag_min: Duration::from_secs(86_400), ..config() };
+        for number in 1..=lagging {
+            lead_as(&mut shard, number, &[1], lag.clone());
+            (0..40).for_each(|key| append_now(&mut shard, number, key % 5));
+        }
+        flush(&mut shard);
+        written(&mut shard, 0, 10);
+        // An hour of the shard, a look every second.
+        let mut compacted_at = None;
+        for second in 0..3_600 {
+            clock.0.fetch_add(1_000, std::sync::atomic::Ordering::Relaxed);
+            shard.compact(shard.context.clock.monotonic());
+            flush(&mut shard);
+            if up_to(&shard, 0) > before {
+                compacted_at = Some(second);
+                break;
+            }
+        }
+        assert!(
+            compacted_at.is_some(),
+            "{lagging} partitions that wait for their time keep another one from compaction"
+        );
+    }
+}
+
+/// Two shards share the turn, each looks once a second.
+#[test]
+fn a_shard_with_much_to_do_lets_the_other_one_be_next() {
+    let (mut one, clock) = by_hand(&MemoryDisk::simulated(256 << 20));
+    let (mut other, other_clock) = by_hand(&MemoryDisk::simulated(256 << 20));
+    other.context.compactor = one.context.compactor.clone();
+    other.compaction_seat = one.context.compactor.seat();
+    for number in 0..40 {
+        lead_as(&mut one, number, &[1], config());
+        written(&mut one, number, 4);
+    }
+    lead_as(&mut other, 0, &[1], config());
+    written(&mut other, 0, 10);
+    let mut rounds = 0;
+    while up_to(&other, 0) == Offset::ZERO && rounds < 200 {
+        rounds += 1;
+        // What comes in all the time.
+        for number in 0..40 {
+            written(&mut one, number, 1);
+        }
+        for clock in [&clock, &other_clock] {
+            clock.0.fetch_add(1_000, std::sync::atomic::Ordering::Relaxed);
+        }
+        // Each looks once; the other one while the job of the first one is with its thread.
+        one.compact(one.context.clock.monotonic());
+        turn(&mut other);
+        flush(&mut one);
+        flush(&mut other);
+    }
+    let done = (0..40).filter(|number| up_to(&one, *number) > Offset::ZERO).count();
+    assert!(rounds < 200, "the other shard never had the turn; {done} partitions of the first one had");
 }
