@@ -6,10 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use walser_log::SeenMetadata;
-use walser_metadata::{Changes, PartitionEntry, View};
+use walser_metadata::{Changes, Delta, PartitionEntry, View};
 use walser_model::{ClusterId, LeaderEpoch, TopicPartition};
 use walser_replication::{NodeSet, Role};
-use walser_rpc::{ApiError, ControllerClient, CutOffPatience, LedPartition, MetadataStream, Outage, Reason};
+use walser_rpc::{
+    ApiError, ControllerClient, CutOffPatience, LedPartition, MetadataSeen, MetadataStream, Outage, Reason,
+};
 
 use super::{Begun, Membership, RETRY, is_foreign};
 use crate::disposal::Held;
@@ -62,39 +64,51 @@ impl Membership {
         let mut stream = MetadataStream::open(controller, self.latest_seen(), patience).await?;
         loop {
             let deltas = stream.next_deltas(DELTAS_MAX).await?;
-            let mut view = View::clone(&self.view.load());
-            let mut changes = Changes::default();
-            for delta in deltas {
-                let touched = view.apply(delta).map_err(|error| ApiError::metadata_rollback(error.have, error.got))?;
-                changes.merge(touched);
-            }
-            // What only says which nodes are there is not acted on; but once this incarnation counts, a copy of the directory
-            // from before is told by not having seen that.
-            let registered = self.is_news_of_registration(&view);
-            if !changes.of_nodes_only() || registered {
-                let lineage = stream.seen().lineage.parse::<ClusterId>();
-                let lineage = lineage.map(ClusterId::to_bytes).unwrap_or_default();
-                self.note(SeenMetadata { version: view.version(), lineage }, registered).await?;
-            }
-            self.take_effect(&view, &changes)?;
-            let view = Arc::new(view);
-            self.engine.shards.settle().await;
+            let view = self.act_on(deltas, stream.seen()).await?;
             // A stream that opens and whose metadata cannot be acted on is not over it.
             outage.ended();
-            // What a beat reports has taken effect.
-            self.view.store(Arc::clone(&view));
-            self.applied.store(Arc::new(stream.seen().clone()));
-            self.registry.contact.applied(view.version());
-            self.registry.accept_writes();
-            if self.fenced(&view) {
-                self.beat_now.send_replace(());
-            }
             if self.serves(&view)
                 && let Some(begun) = begun.take()
             {
                 let _ = begun.send(Ok(()));
             }
         }
+    }
+
+    /// Acts on deltas, which lead to metadata of the history in `seen`; returns that metadata.
+    async fn act_on(&self, deltas: Vec<Delta>, seen: &MetadataSeen) -> Result<Arc<View>, ApiError> {
+        let before = self.view.load().version();
+        let mut view = View::clone(&self.view.load());
+        let mut changes = Changes::default();
+        for delta in deltas {
+            let touched = view.apply(delta).map_err(|error| ApiError::metadata_rollback(error.have, error.got))?;
+            changes.merge(touched);
+        }
+        let epoch = self.node_epoch.load(Ordering::Acquire);
+        if before < epoch && epoch <= view.version() {
+            // A controller may not have seen the registration at first. Of what it said then nothing was acted on (rule R1).
+            changes.partitions.extend(view.partitions().map(|partition| partition.record.key));
+        }
+        // What only says which nodes are there is not acted on; but once this incarnation counts, a copy of the directory
+        // from before is told by not having seen that.
+        let registered = self.is_news_of_registration(&view);
+        if !changes.of_nodes_only() || registered {
+            let lineage = seen.lineage.parse::<ClusterId>();
+            let lineage = lineage.map(ClusterId::to_bytes).unwrap_or_default();
+            self.note(SeenMetadata { version: view.version(), lineage }, registered).await?;
+        }
+        self.take_effect(&view, &changes)?;
+        let view = Arc::new(view);
+        self.engine.shards.settle().await;
+        // What a beat reports has taken effect.
+        self.view.store(Arc::clone(&view));
+        self.applied.store(Arc::new(seen.clone()));
+        self.registry.contact.applied(view.version());
+        self.registry.accept_writes();
+        if self.fenced(&view) {
+            self.beat_now.send_replace(());
+        }
+        Ok(view)
     }
 
     /// Writes down what was seen, before it is acted on: a controller that is behind it later is behind what this node
@@ -236,3 +250,6 @@ impl Membership {
         queue.push(Command::Install(Box::new(metadata)));
     }
 }
+
+#[cfg(test)]
+mod tests;
