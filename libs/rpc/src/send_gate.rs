@@ -92,6 +92,11 @@ impl SendGate {
         WeakGate(Arc::downgrade(&self.0))
     }
 
+    /// Whether a message was handed over, and the connection has not asked for the next one.
+    pub fn is_sending(&self) -> bool {
+        self.0.lock().sending
+    }
+
     /// Whether the connection has taken nothing for `limit`.
     pub fn is_stalled(&self, limit: Duration) -> bool {
         self.0.lock().taken_at.elapsed() >= limit

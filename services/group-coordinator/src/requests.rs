@@ -40,6 +40,8 @@ pub(crate) fn handle(
     out: &mut Output,
     (gateway, request): (&GatewayId, MemberRequest),
 ) -> Result<MemberAnswer, ApiError> {
+    // Whoever asks lives, and counts on that with the answer.
+    shard.gateway_heartbeat(now, gateway);
     match request {
         MemberRequest::Join(join) => shard.join(now, *join, out).map(MemberAnswer::Attached),
         MemberRequest::Attach(attach) => shard.attach(now, *attach, out).map(MemberAnswer::Attached),

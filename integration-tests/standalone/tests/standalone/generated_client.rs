@@ -82,7 +82,7 @@ pub(crate) fn tool(variable: &str) -> String {
 }
 
 /// Exports the protos for a language; returns the include flag and the files.
-pub(crate) fn exported(dir: &Path, language: &str, hint: &str) -> (String, Vec<PathBuf>) {
+fn exported(dir: &Path, language: &str, hint: &str) -> (String, Vec<PathBuf>) {
     let protos = dir.join("proto");
     let told = run(Command::new(binary()).args(["proto", "export"]).arg(&protos).args(["--lang", language]));
     assert!(told.contains(hint), "{told}");
@@ -90,15 +90,20 @@ pub(crate) fn exported(dir: &Path, language: &str, hint: &str) -> (String, Vec<P
     (format!("-I{}", protos.display()), files)
 }
 
+/// Makes the stubs of Python in a directory.
+pub(crate) fn python_stubs(dir: &Path) {
+    let (include, files) = exported(dir, "python", "python -m grpc_tools.protoc");
+    let mut protoc = Command::new(tool("WALSER_TEST_PYTHON"));
+    protoc.args(["-m", "grpc_tools.protoc", &include, "--python_out=.", "--grpc_python_out=."]).args(files);
+    run(protoc.current_dir(dir));
+}
+
 #[test]
 fn python_stubs_produce_and_read() {
     let python = tool("WALSER_TEST_PYTHON");
     let (dir, data) = place();
     let server = Server::start(&data);
-    let (include, files) = exported(dir.path(), "python", "python -m grpc_tools.protoc");
-    let mut protoc = Command::new(&python);
-    protoc.args(["-m", "grpc_tools.protoc", &include, "--python_out=.", "--grpc_python_out=."]).args(files);
-    run(protoc.current_dir(dir.path()));
+    python_stubs(dir.path());
     let program = |name: &str, text: &str| {
         std::fs::write(dir.path().join(name), text).unwrap();
         run(Command::new(&python).arg(name).arg(&server.address).current_dir(dir.path()))

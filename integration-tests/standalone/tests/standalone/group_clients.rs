@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::generated_client::{blocks, exported, run, tool};
+use crate::generated_client::{blocks, python_stubs, run, tool};
 use crate::group_member::Member;
 use crate::server::{PATIENCE, Server, create, place, wait_a_little, write};
 
@@ -85,13 +85,9 @@ fn wait_for_all(copies: &[&Copy], rounds: i64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_copies_of_the_program_of_the_readme_share_a_topic_while_one_is_killed_and_one_stopped() {
-    let python = tool("WALSER_TEST_PYTHON");
     let (dir, data) = place();
     let server = Server::start(&data);
-    let (include, files) = exported(dir.path(), "python", "python -m grpc_tools.protoc");
-    let mut protoc = Command::new(&python);
-    protoc.args(["-m", "grpc_tools.protoc", &include, "--python_out=.", "--grpc_python_out=."]).args(files);
-    run(protoc.current_dir(dir.path()));
+    python_stubs(dir.path());
     let program = blocks("README.md", "python").remove(0);
     assert!(program.lines().count() <= 35);
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/python/member.py");

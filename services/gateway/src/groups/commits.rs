@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use walser_group::OffsetToCommit;
+use walser_group::{GroupEpoch, OffsetToCommit};
 use walser_model::{Offset, TopicPartition};
 use walser_rpc::ApiError;
 
@@ -30,6 +30,8 @@ pub(super) struct Commits {
 /// What goes in one request.
 #[derive(Debug, Default)]
 struct Batch {
+    /// In which the member held all of it.
+    epoch: GroupEpoch,
     /// The newest offset of each partition.
     offsets: BTreeMap<TopicPartition, OffsetToCommit>,
     asked: Vec<AskedCommit>,
@@ -63,35 +65,36 @@ impl AskedCommit {
 }
 
 impl Commits {
-    /// Takes a commit, whose offsets are at most [`OFFSETS_MAX`].
-    pub(super) fn add(&mut self, asked: AskedCommit, offsets: Vec<OffsetToCommit>) {
+    /// Takes a commit, whose offsets are at most [`OFFSETS_MAX`], of a member that is in `epoch`: it counts for what was
+    /// assigned by then, however late it is written.
+    pub(super) fn add(&mut self, asked: AskedCommit, offsets: Vec<OffsetToCommit>, epoch: GroupEpoch) {
         self.unanswered.0 += 1;
         self.unanswered.1 += asked.offset_count();
-        let fits = self.waiting.back().is_some_and(|batch| batch.offsets.len() + offsets.len() <= OFFSETS_MAX);
-        if !fits {
-            self.waiting.push_back(Batch::default());
+        let fits = |batch: &Batch| batch.epoch == epoch && batch.offsets.len() + offsets.len() <= OFFSETS_MAX;
+        if !self.waiting.back().is_some_and(fits) {
+            self.waiting.push_back(Batch { epoch, ..Batch::default() });
         }
         let batch = self.waiting.back_mut().expect("one was just put there");
         batch.offsets.extend(offsets.into_iter().map(|offset| (offset.partition, offset)));
         batch.asked.push(asked);
     }
 
-    /// What is to be committed now, with its sequence, unless something is under way. A commit of nothing is answered by
+    /// What is to be committed now, with its epoch and sequence, unless something is under way. A commit of nothing is answered by
     /// [`Commits::done`] like any other.
-    pub(super) fn next(&mut self) -> Option<(i64, Vec<OffsetToCommit>)> {
+    pub(super) fn next(&mut self) -> Option<((GroupEpoch, i64), Vec<OffsetToCommit>)> {
         if self.under_way.is_some() {
             return None;
         }
         let batch = self.waiting.pop_front()?;
         self.sequence += 1;
-        let offsets = batch.offsets.values().cloned().collect();
+        let (epoch, offsets) = (batch.epoch, batch.offsets.values().cloned().collect());
         self.under_way = Some(batch);
-        Some((self.sequence, offsets))
+        Some(((epoch, self.sequence), offsets))
     }
 
     /// What was under way is answered, with what the coordinator has refused of it.
     pub(super) fn done(&mut self, answer: Result<Vec<(TopicPartition, ApiError)>, ApiError>) -> Outcome {
-        let Some(Batch { offsets, asked }) = self.under_way.take() else { return Outcome::default() };
+        let Some(Batch { offsets, asked, .. }) = self.under_way.take() else { return Outcome::default() };
         let (refused, all) = match answer {
             Ok(refused) => (refused.into_iter().collect::<BTreeMap<_, _>>(), None),
             Err(failure) => (BTreeMap::new(), Some(failure)),
@@ -154,11 +157,11 @@ mod tests {
             metadata: String::new(),
         };
         let offsets = offsets.iter().map(offset).collect();
-        commits.add(AskedCommit { id, partitions, refused: Vec::new() }, offsets);
+        commits.add(AskedCommit { id, partitions, refused: Vec::new() }, offsets, GroupEpoch(1));
     }
 
-    fn offsets(next: Option<(i64, Vec<OffsetToCommit>)>) -> (i64, Vec<(i32, i64)>) {
-        let (sequence, offsets) = next.unwrap();
+    fn offsets(next: Option<((GroupEpoch, i64), Vec<OffsetToCommit>)>) -> (i64, Vec<(i32, i64)>) {
+        let ((_, sequence), offsets) = next.unwrap();
         (sequence, offsets.into_iter().map(|offset| (offset.partition.partition.0, offset.offset.0)).collect())
     }
 
@@ -181,6 +184,25 @@ mod tests {
         assert_eq!(refused, [(2, 1), (3, 1)], "both asked for the partition");
         assert_eq!((outcome.committed, outcome.refused), (vec![(partition(1), Offset(1))], vec![partition(0)]));
         assert!(commits.is_idle() && !commits.concern(&partition(0)));
+    }
+
+    #[test]
+    fn a_commit_counts_for_the_epoch_in_which_it_was_made() {
+        let mut commits = Commits::default();
+        let mut made = |epoch| {
+            let offset = OffsetToCommit {
+                partition: partition(0),
+                offset: Offset(1),
+                leader_epoch: None,
+                metadata: String::new(),
+            };
+            let asked = AskedCommit { id: 0, partitions: Vec::new(), refused: Vec::new() };
+            commits.add(asked, vec![offset], GroupEpoch(epoch));
+        };
+        [3, 3, 4].into_iter().for_each(&mut made);
+        assert_eq!(commits.next().unwrap().0, (GroupEpoch(3), 1));
+        commits.done(Ok(Vec::new()));
+        assert_eq!(commits.next().unwrap().0, (GroupEpoch(4), 2), "not with those of the assignment before");
     }
 
     #[test]
@@ -207,7 +229,7 @@ mod tests {
         };
         for _ in 0..2 {
             let refused = (0..10_000).map(refused).collect();
-            commits.add(AskedCommit { id: 0, partitions: Vec::new(), refused }, Vec::new());
+            commits.add(AskedCommit { id: 0, partitions: Vec::new(), refused }, Vec::new(), GroupEpoch(1));
         }
         assert!(commits.are_many(), "what is refused counts as well");
         while commits.next().is_some() {

@@ -13,6 +13,9 @@ use walser_rpc::{ApiError, Reason};
 use crate::metadata::TopicView;
 use crate::reading::{PartitionName, Progress, ReadPosition, Target};
 
+/// Fewer partitions are looked at one by one.
+const TOUCHED_MAX: usize = 1_000;
+
 /// A partition that the member reads.
 #[derive(Debug)]
 pub(super) struct Holding {
@@ -38,12 +41,24 @@ pub(super) struct Holding {
     sent_to: Option<i64>,
     /// Since when something of that is not committed.
     outstanding_since: Option<Instant>,
+    /// The number of the message in which it was sent.
+    sent_in: u64,
     committed_to: i64,
     end_offset: i64,
     pub(super) caught_up: bool,
     pub(super) paused: bool,
-    /// What counts as processed next, as the next offset, and when it was sent, in streams that commit by themselves.
-    unprocessed: Option<(i64, Instant)>,
+    /// What counts as processed next, in streams that commit by themselves.
+    unprocessed: Option<Unprocessed>,
+}
+
+/// Records that were sent, and that do not count as processed yet.
+#[derive(Debug, Clone, Copy)]
+struct Unprocessed {
+    next_offset: i64,
+    /// The number of the message.
+    message: u64,
+    /// From when their time counts: when they were sent, or when they were last seen not to be taken.
+    since: Instant,
 }
 
 /// The partitions that a member reads. Names and readers lead to them.
@@ -54,6 +69,9 @@ pub(super) struct Holdings {
     readers: HashMap<usize, TopicPartition>,
     /// One that was not at its end when they were looked through last: it is looked at first.
     behind: Option<TopicPartition>,
+    /// All were at their ends but, perhaps, those that were touched since.
+    at_end: bool,
+    touched: Vec<TopicPartition>,
 }
 
 // === impl Holding ===
@@ -86,6 +104,7 @@ impl Holding {
             floor: began.unwrap_or(0),
             sent_to: None,
             outstanding_since: None,
+            sent_in: 0,
             committed_to: began.unwrap_or(0),
             committed,
             end_offset: began.unwrap_or(0),
@@ -130,12 +149,13 @@ impl Holding {
         self.caught_up = false;
     }
 
-    /// A chunk up to an offset was sent.
-    pub(super) fn sent(&mut self, next_offset: i64, leader_epoch: i32, end_offset: i64) {
+    /// A chunk up to an offset was sent, in the message of a number.
+    pub(super) fn sent(&mut self, (next_offset, leader_epoch): (i64, i32), end_offset: i64, message: u64) {
         self.next = (ReadPosition::Offset(next_offset), leader_epoch);
         self.sent_to = Some(next_offset);
         self.outstanding_since.get_or_insert_with(Instant::now);
-        self.unprocessed.get_or_insert_with(|| (next_offset, Instant::now()));
+        self.sent_in = message;
+        self.unprocessed.get_or_insert_with(|| Unprocessed { next_offset, message, since: Instant::now() });
         self.end_offset = end_offset;
         self.caught_up = next_offset >= end_offset;
     }
@@ -157,19 +177,25 @@ impl Holding {
         self.outstanding_since
     }
 
-    /// The connection has not taken what was sent: its time begins anew.
-    pub(super) fn not_taken(&mut self, now: Instant) {
-        if let Some((_, sent)) = &mut self.unprocessed {
-            *sent = now;
+    /// What the connection has had for longer than `limit`, if it was not told before: the next offset. `taken`: the number
+    /// of the last message that the connection has taken.
+    pub(super) fn processed(&mut self, (now, limit): (Instant, Duration), taken: u64) -> Option<i64> {
+        let next = self.unprocessed.as_mut()?;
+        if next.message > taken {
+            next.since = now;
+            return None;
         }
+        let Unprocessed { next_offset, .. } = self.unprocessed.take_if(|next| next.since + limit <= now)?;
+        // What was sent meanwhile counts from now on: never too early.
+        let (sent_to, message) = (self.sent_to.filter(|sent| *sent > next_offset), self.sent_in);
+        self.unprocessed = sent_to.map(|next_offset| Unprocessed { next_offset, message, since: now });
+        Some(next_offset)
     }
 
-    /// What was sent more than `limit` ago, if it was not told before: the next offset.
-    pub(super) fn processed(&mut self, now: Instant, limit: Duration) -> Option<i64> {
-        let (offset, _) = self.unprocessed.take_if(|(_, sent)| *sent + limit <= now)?;
-        // What was sent meanwhile counts from now on: never too early.
-        self.unprocessed = self.sent_to.filter(|sent| *sent > offset).map(|sent| (sent, now));
-        Some(offset)
+    /// What counted as processed could not be committed: it is tried again later.
+    pub(super) fn not_committed(&mut self) {
+        let (message, since) = (self.sent_in, Instant::now());
+        self.unprocessed = self.sent_to.map(|next_offset| Unprocessed { next_offset, message, since });
     }
 
     /// Whether an offset may be committed.
@@ -201,7 +227,16 @@ impl Holding {
 // === impl Holdings ===
 
 impl Holdings {
+    /// Something may have changed of a partition.
+    fn touch(&mut self, partition: TopicPartition) {
+        if self.at_end {
+            self.touched.push(partition);
+            self.at_end = self.touched.len() < TOUCHED_MAX;
+        }
+    }
+
     pub(super) fn insert(&mut self, partition: TopicPartition, holding: Holding) {
+        self.touch(partition);
         self.names.insert(holding.name.clone(), partition);
         self.held.insert(partition, holding);
     }
@@ -217,6 +252,7 @@ impl Holdings {
 
     /// Gives a partition another reader, or none. Returns the one before.
     pub(super) fn set_reader(&mut self, partition: &TopicPartition, reader: Option<usize>) -> Option<usize> {
+        self.touch(*partition);
         let holding = self.held.get_mut(partition)?;
         let before = std::mem::replace(&mut holding.reader, reader);
         self.set_reader_of(before, reader, *partition);
@@ -237,6 +273,7 @@ impl Holdings {
     }
 
     pub(super) fn get_mut(&mut self, partition: &TopicPartition) -> Option<&mut Holding> {
+        self.touch(*partition);
         self.held.get_mut(partition)
     }
 
@@ -269,6 +306,12 @@ impl Holdings {
     /// Whether the client knows of partitions, and is at the end of all of them.
     pub(super) fn are_caught_up(&mut self) -> bool {
         let is_behind = |held: &Holding| !held.announced || !held.caught_up && held.reader.is_some();
+        if self.at_end {
+            let touched = std::mem::take(&mut self.touched);
+            self.behind = touched.into_iter().find(|partition| self.held.get(partition).is_some_and(is_behind));
+            self.at_end = self.behind.is_none();
+            return self.at_end && !self.held.is_empty();
+        }
         let known = self.behind.filter(|partition| self.held.get(partition).is_some_and(is_behind));
         let behind = known.or_else(|| {
             // Behind it first, then from the start: many that reach their ends one by one are gone through twice.
@@ -276,8 +319,9 @@ impl Holdings {
             let later = self.held.range((from, Bound::Unbounded)).chain(&self.held);
             later.into_iter().find(|(_, held)| is_behind(held)).map(|(partition, _)| *partition)
         });
-        self.behind = behind;
-        behind.is_none() && !self.held.is_empty()
+        (self.behind, self.at_end) = (behind, behind.is_none());
+        self.touched.clear();
+        self.at_end && !self.held.is_empty()
     }
 }
 
@@ -303,7 +347,7 @@ mod tests {
     fn nothing_before_its_start_may_be_committed_unless_the_client_has_sought_there() {
         let mut held = holding(Some(50));
         held.opened(50);
-        held.sent(60, 1, 100);
+        held.sent((60, 1), 100, 1);
         assert!(held.check(Offset(50)).is_ok() && held.check(Offset(i64::MAX)).is_ok());
         assert_eq!(held.check(Offset(49)).unwrap_err().reason(), Reason::PartitionNotOwned);
         assert_eq!(held.check(Offset(-1)).unwrap_err().reason(), Reason::FieldInvalid);
@@ -322,13 +366,13 @@ mod tests {
         let mut held = holding(None);
         held.opened(3);
         assert!(held.outstanding_since().is_none());
-        held.sent(9, 1, 20);
+        held.sent((9, 1), 20, 1);
         assert!(held.outstanding_since().is_some() && !held.caught_up);
         held.committed(Offset(8));
         assert!(held.outstanding_since().is_some());
         held.committed(Offset(9));
         assert!(held.outstanding_since().is_none());
-        held.sent(20, 1, 20);
+        held.sent((20, 1), 20, 2);
         assert!(held.caught_up && held.progress().is_some_and(|progress| progress.next_offset == 20));
     }
 
@@ -337,15 +381,16 @@ mod tests {
         let (limit, begun) = (Duration::from_secs(5), Instant::now());
         let second = |second: u64| begun + Duration::from_secs(second);
         let mut held = holding(Some(0));
-        held.sent(10, 1, 100);
-        held.sent(20, 1, 100);
-        assert_eq!(held.processed(second(4), limit), None);
-        assert_eq!(held.processed(second(5), limit), Some(10), "the later one may have come a moment ago");
-        assert_eq!(held.processed(second(9), limit), None);
-        held.not_taken(second(9));
-        assert_eq!(held.processed(second(10), limit), None);
-        assert_eq!(held.processed(second(14), limit), Some(20));
-        assert_eq!(held.processed(second(100), limit), None);
+        held.sent((10, 1), 100, 1);
+        held.sent((20, 1), 100, 2);
+        assert_eq!(held.processed((second(4), limit), 2), None);
+        assert_eq!(held.processed((second(5), limit), 2), Some(10), "the later one may have come a moment ago");
+        assert_eq!(held.processed((second(9), limit), 1), None, "the connection has not taken it");
+        assert_eq!(held.processed((second(10), limit), 2), None);
+        assert_eq!(held.processed((second(14), limit), 2), Some(20));
+        assert_eq!(held.processed((second(100), limit), 2), None);
+        held.not_committed();
+        assert_eq!(held.processed((second(105), limit), 2), Some(20), "it is tried again");
     }
 
     #[test]

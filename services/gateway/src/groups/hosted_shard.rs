@@ -188,7 +188,11 @@ impl HostedShard {
         until: Instant,
     ) -> Result<(u64, CoordinatorSession), ApiError> {
         let open = |state: &SessionState| matches!(state, SessionState::Open(..));
-        let _ = tokio::time::timeout_at(until, sessions.wait_for(open)).await;
+        if let Ok(Ok(state)) = tokio::time::timeout_at(until, sessions.wait_for(open)).await
+            && let SessionState::Open(number, session) = &*state
+        {
+            return Ok((*number, session.clone()));
+        }
         match &*sessions.borrow() {
             SessionState::Open(number, session) => Ok((*number, session.clone())),
             SessionState::None(why) => Err(why.clone().unwrap_or_else(silent)),

@@ -78,6 +78,8 @@ struct GroupStream {
     holdings: Holdings,
     /// Partitions that the client does not know of yet.
     unannounced: BTreeSet<TopicPartition>,
+    /// Partitions whose records could not be committed before they were sent.
+    read_again: Vec<TopicPartition>,
     /// One of them whose place is not known yet.
     awaited: Option<TopicPartition>,
     /// What the member holds, and when that was said.
@@ -127,9 +129,10 @@ impl Groups {
             holdings: Holdings::default(),
             unannounced: BTreeSet::new(),
             awaited: None,
+            read_again: Vec::new(),
             current: CurrentAssignment::default(),
             said: None,
-            session: Some(held.0.0),
+            session: None,
             revocations: BTreeMap::new(),
             last_revocation: 0,
             releasing: AssignedPartitions::new(),
@@ -172,7 +175,7 @@ impl GroupStream {
             if self.is_done() {
                 return self.finish().await;
             }
-            let (takes, wakes) = (self.takes(), self.wakes());
+            let (takes, wakes, goes_on) = (self.takes(), self.wakes(), self.ending.is_none());
             let sending = self.outgoing.sent(!self.suspended, &mut self.credit);
             let end = self.end.clone();
             tokio::select! {
@@ -182,14 +185,14 @@ impl GroupStream {
                     Err(_closed) => return self.vanish().await,
                 },
                 Some(answered) = self.work.next() => self.answered(answered),
-                changed = self.membership.changed() => match changed {
+                changed = self.membership.changed(), if goes_on => match changed {
                     Ok(()) => self.take_news(),
                     Err(failure) => self.end_with(Ending::Fenced(failure)),
                 },
                 request = self.requests.next(), if takes.requests => self.take_request(request),
                 told = self.open.next(), if takes.chunks => self.take_told(told),
                 Ok(()) = metadata.changed() => {}
-                () = end.stop(), if self.ending.is_none() => self.end_with(Ending::Drain),
+                () = end.stop(), if goes_on => self.end_with(Ending::Drain),
                 () = tokio::time::sleep_until(wakes) => self.tick(Instant::now()),
             }
         }
@@ -202,6 +205,7 @@ impl GroupStream {
             self.announce();
             self.tell_caught_up();
             self.commit_before_delivery();
+            self.read_refused_again();
         }
         self.release();
         self.commit();
@@ -215,7 +219,8 @@ impl GroupStream {
                 match outcome {
                     Ok(held) => {
                         self.timing.retried();
-                        self.suspended = false;
+                        // An answer that took too long says nothing any more.
+                        self.suspended = self.is_silent(Instant::now());
                         self.apply(held);
                     }
                     Err(failure) => {

@@ -27,6 +27,8 @@ pub(crate) struct OpenPartitions {
     readers: JoinSet<()>,
     open: HashMap<usize, AbortHandle>,
     opened: usize,
+    /// A reader met a bug.
+    panicked: bool,
 }
 
 impl OpenPartitions {
@@ -35,7 +37,7 @@ impl OpenPartitions {
         let (told, heard) = mpsc::channel(QUEUE);
         let partitions = reading.partitions.clone();
         let (readers, open) = (JoinSet::new(), HashMap::new());
-        Self { partitions, options, budget, told, heard, readers, open, opened: 0 }
+        Self { partitions, options, budget, told, heard, readers, open, opened: 0, panicked: false }
     }
 
     /// Reads a partition from a place on, in chunks of at most so many records. Returns the number of its reader: they
@@ -43,6 +45,10 @@ impl OpenPartitions {
     pub(crate) fn open(&mut self, target: Target, records_max: usize) -> usize {
         let number = self.opened;
         self.opened += 1;
+        // Those that were closed do not wait for the next word of the others.
+        while let Some(read) = self.readers.try_join_next() {
+            self.panicked |= read.is_err_and(|error| error.is_panic());
+        }
         let events = EventSender { told: self.told.clone(), number, budget: self.budget.clone() };
         let reader = self.readers.spawn(follow(self.partitions.clone(), target, self.options, records_max, events));
         self.open.insert(number, reader);
@@ -62,12 +68,13 @@ impl OpenPartitions {
     /// A reader met a bug: its partition would never be heard of again, and the stream would look complete.
     pub(crate) async fn next(&mut self) -> Result<(usize, PartitionEvent), ApiError> {
         loop {
+            if self.panicked {
+                return Err(ApiError::internal("reading a partition met a bug of the server"));
+            }
             tokio::select! {
                 biased;
                 Some(read) = self.readers.join_next() => {
-                    if read.is_err_and(|error| error.is_panic()) {
-                        return Err(ApiError::internal("reading a partition met a bug of the server"));
-                    }
+                    self.panicked = read.is_err_and(|error| error.is_panic());
                 }
                 Some(told) = self.heard.recv() => return Ok(told),
             }

@@ -81,9 +81,16 @@ impl<T> Outlet<T> {
         self.slots.closed().await;
     }
 
-    /// Whether the connection has taken everything that was sent.
-    pub(crate) fn is_taken(&self) -> bool {
-        self.slots.capacity() == QUEUE
+    /// How many messages the connection has not taken, or not as a whole: the one that waits, and the one before.
+    pub(crate) fn untaken(&self) -> u64 {
+        u64::from(self.slots.capacity() < QUEUE) + u64::from(self.gate.is_sending())
+    }
+
+    /// Ends the stream with a reason in place of the message that waits.
+    pub(crate) fn replace(&self, failure: ApiError) {
+        if let Some(waiting) = self.last.lock().as_mut() {
+            *waiting = (Err(failure), None);
+        }
     }
 
     /// For the case that the driver panics.
@@ -101,7 +108,7 @@ impl<T> Outlet<T> {
             match tokio::time::timeout_at(until, self.slots.reserve()).await {
                 Ok(permit) => break permit,
                 Err(_elapsed) if self.budget.is_contended() && self.gate.is_stalled(STALL_MAX) => {
-                    self.cut();
+                    self.replace(stalled());
                     return Err(OutletClosed);
                 }
                 Err(_elapsed) => self.full_since = None,
@@ -114,13 +121,6 @@ impl<T> Outlet<T> {
     /// Sends a message once there is room for it. False: the stream is over.
     pub(crate) async fn send(&mut self, item: Item<T>, permit: Option<ReadPermit>) -> bool {
         self.room().await.map(|room| room.send(item, permit)).is_ok()
-    }
-
-    /// Replaces the message that the client does not take by the end of the stream.
-    fn cut(&self) {
-        if let Some(waiting) = self.last.lock().as_mut() {
-            *waiting = (Err(stalled()), None);
-        }
     }
 }
 

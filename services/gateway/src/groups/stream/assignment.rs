@@ -1,6 +1,7 @@
 //! Following the coordinator: what it gives is read, what it takes is let go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
 use futures::FutureExt as _;
 use tokio::time::Instant;
@@ -25,8 +26,17 @@ const ASSIGNED_OVERHEAD: usize = 64;
 #[derive(Debug)]
 pub(super) struct Revocation {
     pub(super) held: BTreeMap<TopicPartition, Holding>,
+    names: HashMap<PartitionName, TopicPartition>,
     /// Then it counts as done.
     pub(super) until: Instant,
+}
+
+impl Revocation {
+    /// A partition of it by its name.
+    pub(super) fn named(&self, name: &PartitionName) -> Option<(TopicPartition, &Holding)> {
+        let partition = self.names.get(name)?;
+        Some((*partition, self.held.get(partition)?))
+    }
 }
 
 impl GroupStream {
@@ -109,7 +119,9 @@ impl GroupStream {
                 self.last_revocation += 1;
                 let id = self.last_revocation;
                 let partitions = part.iter().map(|(_, held)| held.name.clone()).collect();
-                let revocation = Revocation { held: part.into_iter().collect(), until: Instant::now() + timeout };
+                let names = part.iter().map(|(partition, held)| (held.name.clone(), *partition)).collect();
+                let until = Instant::now() + timeout;
+                let revocation = Revocation { held: part.into_iter().collect(), names, until };
                 self.revocations.insert(id, revocation);
                 self.outgoing.tell(GroupEvent::Revoking { id, partitions, timeout });
             }
@@ -229,7 +241,10 @@ impl GroupStream {
         if self.unannounced.is_empty() || self.awaited.as_ref().is_some_and(waits) {
             return;
         }
-        self.awaited = self.unannounced.iter().find(|partition| waits(partition)).copied();
+        // They open about in their order.
+        let from = self.awaited.map_or(Bound::Unbounded, Bound::Excluded);
+        let later = self.unannounced.range((from, Bound::Unbounded)).chain(&self.unannounced);
+        self.awaited = later.into_iter().find(|partition| waits(partition)).copied();
         if self.awaited.is_none() {
             self.announce_now();
         }

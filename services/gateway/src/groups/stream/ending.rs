@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 use walser_group::{DetachGrace, RemovalCause};
-use walser_rpc::{ApiError, Reason};
+use walser_rpc::{ApiError, Effect, Reason};
 
 use crate::error::draining;
 use crate::groups::request::CommitMode;
@@ -86,7 +86,12 @@ impl GroupStream {
     /// Ends the stream of a client that is still there.
     pub(super) async fn finish(self: Box<Self>) {
         let (calls, grace) = (self.membership.calls.clone(), self.end.grace());
-        let Self { ending, mut outgoing, counted, settings, .. } = *self;
+        let Self { ending, mut outgoing, counted, settings, commits, .. } = *self;
+        let unanswered = || {
+            let text = "the member has left, and the coordinator has not answered its last commits";
+            ApiError::new(Reason::CoordinatorNotAvailable, text).with_effect(Effect::Maybe)
+        };
+        let unanswered = (!commits.is_idle()).then(unanswered);
         let failure = match ending {
             // A static member has its session timeout either way, and may be back at once.
             None | Some(Ending::Vanished) if settings.instance.is_some() => {
@@ -100,12 +105,12 @@ impl GroupStream {
             }
             Some(Ending::Leave { keep_static_assignment }) => {
                 calls.leave(RemovalCause::Left, keep_static_assignment).await;
-                None
+                unanswered
             }
             // As in Kafka, a static member that stops is expected back.
             Some(Ending::HalfClosed(_)) => {
                 calls.leave(RemovalCause::Left, true).await;
-                None
+                unanswered
             }
             Some(Ending::Drain) => {
                 calls.detach(DetachGrace::Session).await;
@@ -131,8 +136,7 @@ impl GroupStream {
             }
             Some(Ending::Fenced(failure)) => Some(failure),
         };
-        // A client that takes nothing is not waited for.
-        let _ = tokio::time::timeout(LAST, outgoing.end(failure)).await;
+        outgoing.end(failure, LAST).await;
     }
 
     /// The client is gone: its member may come back, unless it has left before.

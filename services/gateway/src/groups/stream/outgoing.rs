@@ -18,6 +18,7 @@ const WORDS_MANY: usize = 1_000;
 const ITEMS_MANY: usize = 10_000;
 /// With so many, it counts as stuck: what the coordinator does goes on without it.
 const WORDS_MAX: usize = 10_000;
+const ITEMS_MAX: usize = 1_000_000;
 
 /// What is on its way to the client.
 pub(super) struct Outgoing {
@@ -28,6 +29,7 @@ pub(super) struct Outgoing {
     chunk: Option<Held>,
     /// Since when the client has taken nothing of what waits.
     waits_since: Option<Instant>,
+    sent_count: u64,
 }
 
 /// A chunk that waits to be sent.
@@ -51,6 +53,16 @@ impl Held {
         content.records.partition_point(|read| read.record.offset.0 < self.sendable_to)
     }
 
+    /// How many of its records are committed, or are just being.
+    fn committed_records(&self) -> usize {
+        let to = self.committing.unwrap_or(self.sendable_to).max(self.sendable_to);
+        let content = &self.chunk.content;
+        if to >= content.next_offset {
+            return usize::MAX;
+        }
+        content.records.partition_point(|read| read.record.offset.0 < to)
+    }
+
     /// Where the next so many records of what waits for a commit end; whole batches stay whole.
     pub(super) fn end_of(&self, records: usize) -> i64 {
         let content = &self.chunk.content;
@@ -70,24 +82,30 @@ pub(super) enum Sent {
 
 impl Outgoing {
     pub(super) fn new(outlet: Outlet<GroupEvent>) -> Self {
-        Self { outlet, words: VecDeque::new(), items: 0, chunk: None, waits_since: None }
+        Self { outlet, words: VecDeque::new(), items: 0, chunk: None, waits_since: None, sent_count: 0 }
     }
 
     /// Tells the client something.
     pub(super) fn tell(&mut self, event: GroupEvent) {
         self.items += event.item_count();
         self.words.push_back(event);
-        self.waits_since.get_or_insert_with(Instant::now);
     }
 
-    /// Whether the connection has taken everything that was sent.
-    pub(super) fn is_taken(&self) -> bool {
-        self.outlet.is_taken()
+    /// How many messages were sent.
+    pub(super) fn sent_count(&self) -> u64 {
+        self.sent_count
+    }
+
+    /// How many of them the connection has taken as a whole.
+    pub(super) fn taken(&self) -> u64 {
+        self.sent_count.saturating_sub(self.outlet.untaken())
     }
 
     /// Whether something waits that the client does not take: too much, or for longer than `limit`.
     pub(super) fn is_stuck(&self, limit: Duration) -> bool {
-        self.words.len() >= WORDS_MAX || self.waits_since.is_some_and(|since| since.elapsed() >= limit)
+        self.words.len() >= WORDS_MAX
+            || self.items >= ITEMS_MAX
+            || self.waits_since.is_some_and(|since| since.elapsed() >= limit)
     }
 
     /// Has a chunk sent. There MUST be none that waits.
@@ -108,10 +126,10 @@ impl Outgoing {
 
     /// Drops the chunk that waits, but for what is committed for it: nobody else would send that.
     pub(super) fn drop_uncommitted(&mut self, commits_before: bool) {
-        self.chunk.take_if(|held| !commits_before || held.sendable() == 0);
+        self.chunk.take_if(|held| !commits_before || held.committed_records() == 0);
         if let Some(held) = &mut self.chunk {
-            let sendable = held.sendable();
-            drop(split(&mut held.chunk.content, sendable));
+            let committed = held.committed_records();
+            drop(split(&mut held.chunk.content, committed));
         }
     }
 
@@ -133,12 +151,14 @@ impl Outgoing {
     pub(super) async fn sent(&mut self, records: bool, credit: &mut Credit) -> Result<Sent, OutletClosed> {
         let room_for = credit.records_left().min(self.chunk.as_ref().map_or(0, Held::sendable));
         if self.words.is_empty() && !(records && room_for > 0) {
+            self.waits_since = None;
             self.outlet.closed().await;
             return Err(OutletClosed);
         }
+        self.waits_since.get_or_insert_with(Instant::now);
         let room = self.outlet.room().await?;
-        // Whatever waits behind it begins to wait now.
-        self.waits_since = (self.words.len() > 1).then(Instant::now);
+        self.waits_since = None;
+        self.sent_count += 1;
         if let Some(word) = self.words.pop_front() {
             self.items -= word.item_count();
             room.send(Ok(word), None);
@@ -165,8 +185,16 @@ impl Outgoing {
         Ok(sent)
     }
 
-    /// Ends the stream, if the client takes its end.
-    pub(super) async fn end(mut self, failure: Option<ApiError>) {
+    /// Ends the stream with what waits and with its reason; a client that takes nothing within `limit` gets the reason only.
+    pub(super) async fn end(mut self, failure: Option<ApiError>, limit: Duration) {
+        if tokio::time::timeout(limit, self.send_rest(failure.clone())).await.is_err()
+            && let Some(failure) = failure
+        {
+            self.outlet.replace(failure);
+        }
+    }
+
+    async fn send_rest(&mut self, failure: Option<ApiError>) {
         while let Some(word) = self.words.pop_front() {
             if !self.outlet.send(Ok(word), None).await {
                 return;

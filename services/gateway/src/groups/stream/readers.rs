@@ -5,7 +5,9 @@ use walser_rpc::{ApiError, Reason};
 
 use crate::groups::holdings::Holding;
 use crate::groups::request::CommitMode;
-use crate::reading::{Chunk, OutOfRange, PartitionEvent, PartitionFailure, ReadPermit, Reset, in_messages};
+use crate::reading::{
+    Chunk, OutOfRange, PartitionEvent, PartitionFailure, ReadPermit, ReadPosition, Reset, in_messages,
+};
 
 use super::ending::Ending;
 use super::outgoing::{Held, Sent};
@@ -30,7 +32,12 @@ impl GroupStream {
     /// Reads a partition from where it stands.
     pub(super) fn start_reading(&mut self, partition: &TopicPartition) {
         let Some(held) = self.holdings.get_mut(partition) else { return };
-        let target = held.target();
+        let mut target = held.target();
+        // What is committed and waits to be sent is not read again.
+        if let Some(waits) = self.outgoing.held().filter(|waits| waits.partition == *partition) {
+            target.start = ReadPosition::Offset(waits.chunk.content.next_offset);
+            target.last_epoch = waits.chunk.leader_epoch;
+        }
         let reader = self.open.open(target, usize::MAX);
         if let Some(before) = self.holdings.set_reader(partition, Some(reader)) {
             self.open.close(before);
@@ -112,6 +119,18 @@ impl GroupStream {
         }
     }
 
+    /// Reads partitions again whose records could not be committed before they were sent.
+    pub(super) fn read_refused_again(&mut self) {
+        if !self.timing.may_ask() {
+            return;
+        }
+        for partition in std::mem::take(&mut self.read_again) {
+            if self.holdings.get(&partition).is_some_and(|held| !held.paused && held.reader.is_none()) {
+                self.start_reading(&partition);
+            }
+        }
+    }
+
     /// A partition cannot be read on.
     fn reading_failed(&mut self, partition: TopicPartition, failure: ApiError) {
         self.halt_reading(&partition);
@@ -136,7 +155,7 @@ impl GroupStream {
         self.heartbeat_later();
         let Sent::Records { partition, next_offset, leader_epoch, end_offset } = sent else { return };
         if let Some(held) = self.holdings.get_mut(&partition) {
-            held.sent(next_offset, leader_epoch, end_offset);
+            held.sent((next_offset, leader_epoch), end_offset, self.outgoing.sent_count());
         }
     }
 

@@ -15,6 +15,9 @@ use crate::reading::{PartitionFailure, PartitionName, in_parts};
 use super::ending::Ending;
 use super::{Answered, GroupEvent, GroupStream};
 
+/// Metadata of a committed offset, in bytes, inclusive: the coordinator of all members need not see what is larger.
+const METADATA_BYTES_MAX: usize = 4_096;
+
 impl GroupStream {
     /// Does what the client says. `None`: it has nothing more to say, and leaves.
     pub(super) fn take_request(&mut self, request: Option<Result<GroupRequest, ApiError>>) {
@@ -109,19 +112,21 @@ impl GroupStream {
                 Err(failure) => refused.push(PartitionFailure { of: commit.of, failure }),
             }
         }
-        self.commits.add(AskedCommit { id, partitions, refused }, checked);
+        self.commits.add(AskedCommit { id, partitions, refused }, checked, self.current.epoch);
     }
 
     /// The partition of a commit, if the member may commit it.
     fn checked(&self, commit: &OffsetCommit) -> Result<TopicPartition, ApiError> {
         let found = match self.holdings.named(&commit.of) {
             Some(partition) => self.holdings.get(&partition).map(|held| (partition, held)),
-            None => {
-                let asked = self.revocations.values().flat_map(|revocation| &revocation.held);
-                let mut named = asked.filter(|(_, held)| held.name == commit.of);
-                named.next().map(|(partition, held)| (*partition, held))
-            }
+            None => self.revocations.values().find_map(|revocation| revocation.named(&commit.of)),
         };
+        let (actual, limit) = (commit.metadata.len(), METADATA_BYTES_MAX);
+        if actual > limit {
+            let text = format!("the metadata of the offset has {actual} bytes; at most {limit} are kept");
+            let failure = ApiError::new(Reason::OffsetMetadataTooLarge, text).with("actual", actual);
+            return Err(failure.with("limit", limit));
+        }
         let (partition, held): (TopicPartition, &Holding) = found.ok_or_else(|| not_owned(&commit.of))?;
         held.check(commit.offset).map(|()| partition)
     }
@@ -146,14 +151,14 @@ impl GroupStream {
             let (partition, offset, metadata) = (*partition, Offset(*offset), String::new());
             to_commit.push(OffsetToCommit { partition, offset, leader_epoch: None, metadata });
         }
-        self.commits.add(AskedCommit { id: 0, partitions, refused: Vec::new() }, to_commit);
+        let asked = AskedCommit { id: 0, partitions, refused: Vec::new() };
+        self.commits.add(asked, to_commit, self.current.epoch);
     }
 
     /// Sends the next commit on its way.
     pub(super) fn commit(&mut self) {
-        let Some((sequence, offsets)) = self.commits.next() else { return };
+        let Some((asked, offsets)) = self.commits.next() else { return };
         let calls = self.membership.calls.clone();
-        let asked = (self.current.epoch, sequence);
         let commit = async move {
             // A commit of nothing is answered without the coordinator.
             if offsets.is_empty() { Ok(Vec::new()) } else { calls.commit(asked, offsets).await }
@@ -176,10 +181,15 @@ impl GroupStream {
             }
         }
         for partition in outcome.refused {
-            if self.settings.commit_mode == CommitMode::BeforeDelivery {
-                // It is not sent, and read again from what is committed.
-                self.halt_reading(&partition);
-                self.start_reading(&partition);
+            match self.settings.commit_mode {
+                // It is not sent, and read again, after a pause.
+                CommitMode::BeforeDelivery => {
+                    self.halt_reading(&partition);
+                    self.read_again.push(partition);
+                    self.timing.retry_later();
+                }
+                CommitMode::Auto => self.holdings.get_mut(&partition).into_iter().for_each(Holding::not_committed),
+                CommitMode::Manual => {}
             }
         }
         for (id, refused) in outcome.answers {

@@ -107,7 +107,7 @@ impl GroupStream {
         if self.end.begun() {
             return self.end_with(Ending::Drain);
         }
-        if !self.suspended && self.heard_until().is_some_and(|until| until <= now) {
+        if !self.suspended && self.is_silent(now) {
             tracing::debug!(member = self.membership.id(), "the coordinator is silent: nothing more is sent");
             // What it says of the member next decides what is sent from there on.
             (self.suspended, self.session) = (true, None);
@@ -138,6 +138,11 @@ impl GroupStream {
         self.timing.heartbeat_at = Instant::now() + self.groups.reading.heartbeats().delay();
     }
 
+    /// Whether the coordinator may have given the member up.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        self.heard_until().is_some_and(|until| until <= now)
+    }
+
     /// Until when the coordinator keeps the member, as far as it has been heard.
     fn heard_until(&self) -> Option<Instant> {
         Some((*self.membership.heard.borrow())? + self.membership.session_timeout)
@@ -160,11 +165,9 @@ impl GroupStream {
     /// Commits what was taken long enough ago.
     fn commit_processed(&mut self, now: Instant) {
         self.timing.auto_commit_at = now + AUTO_COMMIT;
-        let (mut processed, taken) = (Vec::new(), self.outgoing.is_taken());
+        let (mut processed, taken) = (Vec::new(), self.outgoing.taken());
         for (partition, held) in self.holdings.iter_mut() {
-            if !taken {
-                held.not_taken(now);
-            } else if let Some(offset) = held.processed(now, PROCESSED_AFTER) {
+            if let Some(offset) = held.processed((now, PROCESSED_AFTER), taken) {
                 processed.push((*partition, offset));
             }
         }

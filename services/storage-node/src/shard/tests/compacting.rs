@@ -368,21 +368,6 @@ fn a_shard_with_much_to_do_lets_the_other_one_be_next() {
     assert!(rounds < 200, "the other shard never had the turn; {done} partitions of the first one had");
 }
 
-/// A look finds some of them at a time.
-#[test]
-fn many_partitions_are_all_compacted_between_two_looks() {
-    let (mut shard, clock) = by_hand(&MemoryDisk::simulated(256 << 20));
-    for number in 0..200 {
-        lead_as(&mut shard, number, &[1], TopicConfig { segment_bytes: 1024, ..config() });
-        (0..6).for_each(|value| append_keyed(&mut shard, number, value % 2, Some(value)));
-    }
-    flush(&mut shard);
-    shard.compact(clock.monotonic());
-    flush(&mut shard);
-    let left: Vec<i32> = (0..200).filter(|number| up_to(&shard, *number) == Offset::ZERO).collect();
-    assert!(left.is_empty() && !shard.context.compactor.is_busy(), "{left:?}");
-}
-
 /// A record every two seconds for a day, one in seven a tombstone: what is kept is what there is of keys.
 #[test]
 fn a_day_of_updates_keeps_the_size_bounded() {
