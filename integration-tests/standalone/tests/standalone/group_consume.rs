@@ -430,3 +430,23 @@ async fn credit_bounds_what_is_committed_before_delivery() {
     }
     server.assert_no_panic();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_group_began_is_kept_also_when_nothing_was_committed() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    fill(&client, "t", 1, 0, 3).await;
+    let latest = pb::Position { at: Some(pb::position::At::Bound(pb::Bound::Latest.into())) };
+    let latest = pb::ConsumeJoin { start: Some(latest), ..join_of("g", "t") };
+    let mut member = Member::join_as(&client, latest.clone()).await.unwrap();
+    member.own(1).await;
+    // Whatever was to be written before it leaves is written then.
+    member.leave().await;
+    fill(&client, "t", 1, 3, 5).await;
+    let mut again = Member::join_as(&client, latest).await.unwrap();
+    again.read_many(2).await;
+    assert_eq!(again.values(), values(1, 3, 5));
+    server.assert_no_panic();
+}

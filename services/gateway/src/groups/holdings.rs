@@ -305,7 +305,8 @@ impl Holdings {
 
     /// Whether the client knows of partitions, and is at the end of all of them.
     pub(super) fn are_caught_up(&mut self) -> bool {
-        let is_behind = |held: &Holding| !held.announced || !held.caught_up && held.reader.is_some();
+        // One that is paused is where its client wants it; one that cannot be read is not.
+        let is_behind = |held: &Holding| !held.announced || !held.caught_up && !held.paused;
         if self.at_end {
             let touched = std::mem::take(&mut self.touched);
             self.behind = touched.into_iter().find(|partition| self.held.get(partition).is_some_and(is_behind));

@@ -12,7 +12,7 @@ use walser_rpc::ApiError;
 use crate::groups::commits::OFFSETS_MAX;
 use crate::groups::holdings::Holding;
 use crate::groups::membership::{HeldAt, is_gone};
-use crate::reading::{PartitionName, in_parts};
+use crate::reading::{PartitionName, ReadPosition, in_parts};
 
 use super::ending::Ending;
 use super::{Answered, Assigned, GroupEvent, GroupStream, RevocationCause};
@@ -252,7 +252,7 @@ impl GroupStream {
 
     /// Tells the client of every new partition whose place is known.
     pub(super) fn announce_now(&mut self) {
-        let mut assigned = Vec::new();
+        let (mut assigned, mut begins) = (Vec::new(), Vec::new());
         for partition in std::mem::take(&mut self.unannounced) {
             let Some(held) = self.holdings.get_mut(&partition) else { continue };
             let Some(start_offset) = held.began else {
@@ -260,7 +260,14 @@ impl GroupStream {
                 continue;
             };
             held.announced = true;
+            if held.committed.is_none() {
+                begins.push((partition, start_offset));
+            }
             assigned.push(Assigned { of: held.name.clone(), start_offset, committed: held.committed.clone() });
+        }
+        // Where it began is written: the next time such a place would be another one, behind records that nobody has read.
+        if self.settings.start != ReadPosition::Earliest {
+            begins.chunks(OFFSETS_MAX).for_each(|part| self.commit_for_client(part));
         }
         let bytes = |assigned: &Assigned| {
             let metadata = assigned.committed.as_ref().map_or(0, |committed| committed.metadata.len());
