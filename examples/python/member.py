@@ -7,13 +7,12 @@ from walser.v1.group_pb2_grpc import GroupServiceStub
 
 servers = os.environ.get("WALSER_SERVER", "127.0.0.1:7460").split(",")
 requests, token, stopping = queue.SimpleQueue(), "", False
-
 def stop(*_):
     global stopping
     stopping = True
     requests.put(None)  # Nothing more to say: the member leaves, and its stream ends.
 
-signal.signal(signal.SIGTERM, stop)
+[signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)]
 while not stopping:
     requests = queue.SimpleQueue()
     requests.put(ConsumeRequest(join=ConsumeJoin(group=sys.argv[1], topics=[sys.argv[2]], resume_token=token)))
@@ -31,5 +30,6 @@ while not stopping:
     except grpc.RpcError as error:
         if error.code().name in ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "UNIMPLEMENTED"):
             sys.exit(error.details())
+        print("retrying:", error.details(), file=sys.stderr)
         servers = servers[1:] + servers[:1]
         time.sleep(0.1)
