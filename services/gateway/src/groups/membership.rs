@@ -128,8 +128,8 @@ fn unexpected() -> ApiError {
 
 /// Whether the member is no more, or is attached elsewhere.
 pub(super) fn is_gone(failure: &ApiError) -> bool {
-    matches!(failure.reason(), Reason::SessionExpired | Reason::MemberFenced | Reason::InstanceFenced)
-        || failure.reason() == Reason::GroupNotFound
+    use Reason::{GroupNotFound, InstanceFenced, MemberFenced, SessionExpired};
+    matches!(failure.reason(), SessionExpired | MemberFenced | InstanceFenced | GroupNotFound)
 }
 
 // === impl Membership ===

@@ -105,25 +105,33 @@ const PROGRESS_OVERHEAD: usize = 48;
 
 /// Progress in parts that fit the client's messages; at least one.
 pub(crate) fn in_messages(all: impl Iterator<Item = Progress>, message_bytes_max: usize) -> Vec<Vec<Progress>> {
-    in_parts(all, message_bytes_max, |progress| progress.of.topic.len() + PROGRESS_OVERHEAD)
+    let mut parts = in_parts(all, message_bytes_max, |progress| progress.of.topic.len() + PROGRESS_OVERHEAD);
+    if parts.is_empty() {
+        parts.push(Vec::new());
+    }
+    parts
 }
 
-/// Items of so many bytes each, in parts that fit a message; at least one.
+/// Items of so many bytes each, in parts that fit a message; without items there are none.
 pub(crate) fn in_parts<T>(
     all: impl Iterator<Item = T>,
     message_bytes_max: usize,
     bytes_of: impl Fn(&T) -> usize,
 ) -> Vec<Vec<T>> {
     let room = message_bytes_max.saturating_sub(MESSAGE_OVERHEAD);
-    let (mut parts, mut bytes) = (vec![Vec::new()], 0);
+    let (mut parts, mut bytes) = (Vec::<Vec<T>>::new(), 0);
     for item in all {
         let size = bytes_of(&item);
-        if bytes + size > room {
-            parts.push(Vec::new());
-            bytes = 0;
+        match parts.last_mut().filter(|_| bytes + size <= room) {
+            Some(part) => {
+                bytes += size;
+                part.push(item);
+            }
+            None => {
+                bytes = size;
+                parts.push(vec![item]);
+            }
         }
-        bytes += size;
-        parts.last_mut().expect("there is one").push(item);
     }
     parts
 }

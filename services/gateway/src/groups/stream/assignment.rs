@@ -1,6 +1,6 @@
 //! Following the coordinator: what it gives is read, what it takes is let go.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
 use futures::FutureExt as _;
@@ -84,7 +84,7 @@ impl GroupStream {
         self.withdraw_revocations(&current);
         // What is to be let go, and what this stream has never read: it was assigned to an earlier one.
         let asked = self.revocations.values().flat_map(|revocation| revocation.held.keys());
-        let asked: std::collections::BTreeSet<_> = asked.copied().collect();
+        let asked: BTreeSet<_> = asked.copied().collect();
         let unknown = current
             .revoking
             .iter()
@@ -113,9 +113,6 @@ impl GroupStream {
         if let Some(timeout) = self.settings.confirm_within {
             let bytes_max = self.settings.options.shape.message_bytes_max;
             for part in in_parts(asked.into_iter(), bytes_max, |(_, held)| name_bytes(&held.name)) {
-                if part.is_empty() {
-                    continue;
-                }
                 self.last_revocation += 1;
                 let id = self.last_revocation;
                 let partitions = part.iter().map(|(_, held)| held.name.clone()).collect();
@@ -166,9 +163,7 @@ impl GroupStream {
 
     pub(super) fn tell_gone(&mut self, names: impl Iterator<Item = PartitionName>, cause: RevocationCause) {
         for partitions in in_parts(names, self.settings.options.shape.message_bytes_max, name_bytes) {
-            if !partitions.is_empty() {
-                self.outgoing.tell(GroupEvent::Revoked { partitions, cause });
-            }
+            self.outgoing.tell(GroupEvent::Revoked { partitions, cause });
         }
     }
 
@@ -274,9 +269,7 @@ impl GroupStream {
             assigned.of.topic.len() + metadata + ASSIGNED_OVERHEAD
         };
         for part in in_parts(assigned.into_iter(), self.settings.options.shape.message_bytes_max, bytes) {
-            if !part.is_empty() {
-                self.outgoing.tell(GroupEvent::Assigned(part));
-            }
+            self.outgoing.tell(GroupEvent::Assigned(part));
         }
     }
 }

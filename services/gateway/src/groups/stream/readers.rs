@@ -46,10 +46,15 @@ impl GroupStream {
 
     /// Ends the reader of a partition; what it has read and what was not sent is dropped.
     pub(super) fn halt_reading(&mut self, partition: &TopicPartition) {
+        self.close_reader(partition);
+        self.outgoing.drop_chunk_of(partition);
+    }
+
+    /// Ends the reader of a partition; what it has read is still sent.
+    pub(super) fn close_reader(&mut self, partition: &TopicPartition) {
         if let Some(reader) = self.holdings.set_reader(partition, None) {
             self.open.close(reader);
         }
-        self.outgoing.drop_chunk_of(partition);
     }
 
     /// Holds a partition no more, and drops what was not sent of it.
@@ -60,9 +65,7 @@ impl GroupStream {
 
     /// Holds a partition no more.
     pub(super) fn forget(&mut self, partition: &TopicPartition) -> Option<Holding> {
-        if let Some(reader) = self.holdings.set_reader(partition, None) {
-            self.open.close(reader);
-        }
+        self.close_reader(partition);
         self.unannounced.remove(partition);
         self.holdings.remove(partition)
     }

@@ -66,9 +66,7 @@ impl GroupStream {
     fn pause(&mut self, partition: &TopicPartition) {
         // What is committed already is sent: nobody else would send it.
         if self.settings.commit_mode == CommitMode::BeforeDelivery {
-            if let Some(reader) = self.holdings.set_reader(partition, None) {
-                self.open.close(reader);
-            }
+            self.close_reader(partition);
         } else {
             self.halt_reading(partition);
         }
