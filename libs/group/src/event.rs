@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use walser_model::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
-use crate::id::{AttachmentNumber, GatewayId, GroupEpoch, GroupId, InstanceId, MemberId};
+use crate::id::{AttachmentNumber, CoordinatorEpoch, GatewayId, GroupEpoch, GroupId, InstanceId, MemberId};
 use crate::subscription::Subscription;
 
 pub use codec::{EncodedEvent, EventCodecError};
@@ -22,6 +22,8 @@ pub type AssignedPartitions = BTreeMap<TopicPartition, GroupEpoch>;
 /// A change of durable state: a key and its newest value. `None` removes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// A coordinator has begun to write. One with a lower epoch that reads it writes nothing any more.
+    Coordinator(CoordinatorEpoch),
     /// Every attachment number up to this one, inclusive, may have been handed out.
     AttachmentsReserved(AttachmentNumber),
     /// A group.

@@ -84,6 +84,10 @@ name! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct GroupEpoch(pub i32);
 
+/// The epoch of a coordinator of one shard. Of two coordinators the one with the higher epoch is the later one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CoordinatorEpoch(pub i64);
+
 /// Numbers the attachments of members to gateways within a shard. A higher one fences lower ones of the same member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct AttachmentNumber(pub i64);
@@ -98,6 +102,14 @@ fn check(text: &str) -> Result<(), NameError> {
     match text.chars().find(|char| char.is_control()) {
         Some(control) => Err(NameError::Control(control)),
         None => Ok(()),
+    }
+}
+
+// === impl CoordinatorEpoch ===
+
+impl fmt::Display for CoordinatorEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -97,7 +97,9 @@ pub use event::{
     GroupRecord, MemberRecord,
 };
 pub use group::GroupPhase;
-pub use id::{AttachmentNumber, GatewayId, GroupEpoch, GroupId, InstanceId, MemberId, NAME_BYTES_MAX, NameError};
+pub use id::{
+    AttachmentNumber, CoordinatorEpoch, GatewayId, GroupEpoch, GroupId, InstanceId, MemberId, NAME_BYTES_MAX, NameError,
+};
 pub use rules::{GroupRule, GroupRules};
 pub use shard::{
     Attach, Attached, Commit, CommitAuthor, DetachGrace, GroupDescription, GroupShard, GroupSummary, Join,

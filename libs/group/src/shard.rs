@@ -19,7 +19,7 @@ use crate::deadlines::{Deadlines, Timer};
 use crate::error::GroupError;
 use crate::event::{CurrentAssignment, Event, GroupRecord};
 use crate::group::{Group, Member};
-use crate::id::{AttachmentNumber, GatewayId, GroupId, InstanceId, MemberId};
+use crate::id::{AttachmentNumber, CoordinatorEpoch, GatewayId, GroupId, InstanceId, MemberId};
 use crate::rules::GroupRule;
 use crate::state::DurableState;
 use crate::topics::Topics;
@@ -123,6 +123,11 @@ impl GroupShard {
     /// Applies an event of the log, before [`GroupShard::start`].
     pub fn replay(&mut self, event: Event) {
         self.state.apply(event);
+    }
+
+    /// The highest epoch of a coordinator that has written to the log, as far as it was replayed.
+    pub fn coordinator_epoch(&self) -> CoordinatorEpoch {
+        self.state.coordinator_epoch()
     }
 
     /// Whether both have the same durable state. For tests of replays.

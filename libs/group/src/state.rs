@@ -6,13 +6,14 @@ use walser_model::TopicName;
 
 use crate::event::{AttachmentRecord, Event, MemberRecord};
 use crate::group::{Group, Member};
-use crate::id::{AttachmentNumber, GatewayId, GroupId, MemberId};
+use crate::id::{AttachmentNumber, CoordinatorEpoch, GatewayId, GroupId, MemberId};
 
 /// The groups of a shard. Changes only by [`DurableState::apply`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct DurableState {
     groups: BTreeMap<GroupId, Group>,
     attachments_reserved: AttachmentNumber,
+    coordinator_epoch: CoordinatorEpoch,
     /// How many members of which groups name a topic.
     named: BTreeMap<TopicName, BTreeMap<GroupId, usize>>,
     /// How many members of a group have a pattern.
@@ -24,6 +25,10 @@ impl DurableState {
     /// Applies an event. Order and omissions of a compacted log are no errors: the newest value of a key counts.
     pub(crate) fn apply(&mut self, event: Event) {
         let id = match &event {
+            Event::Coordinator(epoch) => {
+                self.coordinator_epoch = self.coordinator_epoch.max(*epoch);
+                return;
+            }
             Event::AttachmentsReserved(number) => {
                 self.attachments_reserved = *number;
                 return;
@@ -67,6 +72,11 @@ impl DurableState {
     /// The last attachment number that may have been handed out.
     pub(crate) fn attachments_reserved(&self) -> AttachmentNumber {
         self.attachments_reserved
+    }
+
+    /// The highest epoch of a coordinator that has written.
+    pub(crate) fn coordinator_epoch(&self) -> CoordinatorEpoch {
+        self.coordinator_epoch
     }
 
     /// The groups with a member that names a topic.

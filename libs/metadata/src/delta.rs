@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use walser_model::{NodeId, TopicId, TopicPartition};
 
-use crate::value::{NodeLiveness, NodeRegistration, PartitionValue, TombstoneValue, TopicValue};
+use crate::value::{GroupShardValue, NodeLiveness, NodeRegistration, PartitionValue, TombstoneValue, TopicValue};
 
 /// One change. `revision`: of the changed key in the metadata store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,15 @@ pub enum MetadataChange {
     },
     /// Nothing is left of a deleted topic.
     TombstoneRemoved(TopicId),
+    /// A shard of groups was given to a coordinator.
+    GroupShard {
+        /// Its number.
+        shard: i32,
+        /// To which one.
+        value: Box<GroupShardValue>,
+        /// Revision of the key.
+        revision: i64,
+    },
 }
 
 /// Changes that take effect together.
@@ -87,12 +96,14 @@ pub struct Changes {
     pub nodes: BTreeSet<NodeId>,
     /// Topics that are being deleted, or of which nothing is left.
     pub tombstones: BTreeSet<TopicId>,
+    /// Shards of groups that were given to another coordinator.
+    pub group_shards: BTreeSet<i32>,
 }
 
 impl Changes {
-    /// Whether nothing but nodes was touched, or nothing at all.
-    pub fn of_nodes_only(&self) -> bool {
-        let Self { snapshot, topics, partitions, nodes: _, tombstones } = self;
+    /// Whether no topic and no partition was touched.
+    pub fn of_no_topic(&self) -> bool {
+        let Self { snapshot, topics, partitions, nodes: _, tombstones, group_shards: _ } = self;
         !snapshot && topics.is_empty() && partitions.is_empty() && tombstones.is_empty()
     }
 
@@ -103,5 +114,6 @@ impl Changes {
         self.partitions.extend(later.partitions);
         self.nodes.extend(later.nodes);
         self.tombstones.extend(later.tombstones);
+        self.group_shards.extend(later.group_shards);
     }
 }

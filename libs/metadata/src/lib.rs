@@ -20,4 +20,4 @@ mod view;
 
 pub use delta::{Changes, Delta, MetadataChange};
 pub use settings::TopicSettings;
-pub use view::{NodeEntry, PartitionEntry, TombstoneEntry, TopicEntry, VersionRegression, View};
+pub use view::{GroupShardEntry, NodeEntry, PartitionEntry, TombstoneEntry, TopicEntry, VersionRegression, View};

@@ -3,6 +3,7 @@
 //! A field that an older version has not written has its default; a field that a newer version has written is kept in
 //! [`UnknownFields`] and written again. What must not be ignored comes with a feature level, not with a field.
 
+mod group_shard;
 mod node;
 mod partition;
 mod topic;
@@ -11,6 +12,7 @@ mod unknown;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use group_shard::GroupShardValue;
 pub use node::{FIRST_LEVEL, NodeLiveness, NodeRegistration, first_level, is_first_level};
 pub use partition::PartitionValue;
 pub use topic::{StagedPartitions, TombstoneValue, TopicValue};

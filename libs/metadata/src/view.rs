@@ -9,7 +9,7 @@ use rpds::HashTrieMapSync;
 use walser_model::{NodeId, TopicId, TopicPartition};
 use walser_replication::control::{DecisionContext, NodeRecord, PartitionRecord};
 
-pub use entry::{NodeEntry, PartitionEntry, TombstoneEntry, TopicEntry};
+pub use entry::{GroupShardEntry, NodeEntry, PartitionEntry, TombstoneEntry, TopicEntry};
 
 use crate::value::{PartitionValue, TopicValue};
 use crate::{Changes, Delta, MetadataChange};
@@ -38,6 +38,7 @@ pub struct View<X = ()> {
     detached: HashTrieMapSync<TopicId, Arc<PartitionTable>>,
     tombstones: HashTrieMapSync<TopicId, Arc<TombstoneEntry>>,
     nodes: Arc<BTreeMap<NodeId, Arc<NodeEntry>>>,
+    group_shards: Arc<BTreeMap<i32, GroupShardEntry>>,
     /// Partitions of topics that are there or are being created.
     partition_count: usize,
 }
@@ -51,6 +52,7 @@ impl<X> Default for View<X> {
             detached: HashTrieMapSync::default(),
             tombstones: HashTrieMapSync::default(),
             nodes: Arc::default(),
+            group_shards: Arc::default(),
             partition_count: 0,
         }
     }
@@ -117,6 +119,16 @@ impl<X> View<X> {
 
     pub fn node(&self, node: NodeId) -> Option<&Arc<NodeEntry>> {
         self.nodes.get(&node)
+    }
+
+    /// The coordinator of a shard of groups; `None`: it was never given to one.
+    pub fn group_shard(&self, shard: i32) -> Option<&GroupShardEntry> {
+        self.group_shards.get(&shard)
+    }
+
+    /// Every shard of groups that was given to a coordinator, ascending.
+    pub fn group_shards(&self) -> impl Iterator<Item = (i32, &GroupShardEntry)> {
+        self.group_shards.iter().map(|(shard, entry)| (*shard, entry))
     }
 
     /// The tombstone of a topic that is being deleted.
@@ -188,6 +200,7 @@ impl<X: Clone + Default> View<X> {
         changes.partitions.extend(tables.flat_map(PartitionTable::iter).map(|entry| entry.record.key));
         changes.nodes.extend(self.nodes.keys());
         changes.tombstones.extend(self.tombstones.keys());
+        changes.group_shards.extend(self.group_shards.keys());
         *self = next;
         Ok(changes)
     }
@@ -229,6 +242,13 @@ impl<X: Clone + Default> View<X> {
                 MetadataChange::Liveness { node, value, revision } => {
                     changes.nodes.insert(node);
                     self.node_changed(node, |entry| entry.live(value, revision));
+                }
+                MetadataChange::GroupShard { shard, value, revision } => {
+                    changes.group_shards.insert(shard);
+                    let shards = Arc::make_mut(&mut self.group_shards);
+                    if shards.get(&shard).is_none_or(|known| known.revision < revision) {
+                        shards.insert(shard, GroupShardEntry { value: *value, revision });
+                    }
                 }
                 MetadataChange::NodeRemoved(node) => {
                     changes.nodes.insert(node);

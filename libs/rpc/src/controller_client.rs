@@ -5,6 +5,7 @@ mod node;
 use std::ops::Range;
 
 use tonic::Request;
+use walser_group::CoordinatorEpoch;
 use walser_model::{ProducerEpoch, ProducerId, TopicId};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
@@ -16,7 +17,7 @@ pub use node::{
     ReplicaHeld,
 };
 
-use crate::{ApiError, Connection};
+use crate::{ApiError, Connection, FEATURE_LEVELS};
 
 /// Calls the controller. Clones share the connection.
 #[derive(Debug, Clone)]
@@ -31,6 +32,19 @@ pub struct ControllersTopic {
     pub id: Option<TopicId>,
     /// How many partitions it has.
     pub partition_count: i32,
+}
+
+/// What a group coordinator says several times a second.
+#[derive(Debug, Clone)]
+pub struct CoordinatorBeat {
+    /// A UUID, new with every start of the process.
+    pub id: String,
+    /// host:port of its internal listener; empty inside one process.
+    pub address: String,
+    /// It wants to stop: its shards go to others first.
+    pub stopping: bool,
+    /// Shards whose logs have a higher epoch than the metadata.
+    pub outdated: Vec<(i32, CoordinatorEpoch)>,
 }
 
 impl ControllerClient {
@@ -119,5 +133,21 @@ impl ControllerClient {
         let raised = self.calls().raise_producer_epoch(request).await?.into_inner().producer_epoch;
         let broken = |_| ApiError::internal("the controller gave a producer epoch that is none");
         Ok(ProducerEpoch(i16::try_from(raised).map_err(broken)?))
+    }
+
+    /// Says that a group coordinator lives. True: it wants to stop, and may.
+    ///
+    /// # Errors
+    /// As the controller refuses; when it cannot be reached.
+    pub async fn coordinator_beat(&self, beat: &CoordinatorBeat) -> Result<bool, ApiError> {
+        let outdated = beat.outdated.iter().map(|(shard, epoch)| pbi::OutdatedShard { shard: *shard, epoch: epoch.0 });
+        let request = pbi::CoordinatorBeatRequest {
+            coordinator_id: beat.id.clone(),
+            internal_address: beat.address.clone(),
+            stopping: beat.stopping,
+            outdated: outdated.collect(),
+            features: Some(FEATURE_LEVELS.into()),
+        };
+        Ok(self.calls().coordinator_beat(request).await?.into_inner().may_stop)
     }
 }

@@ -28,8 +28,8 @@ pub use api_error::ApiError;
 pub use append_budget::AppendBudget;
 pub use call_layer::{CallLayer, SpanMaker, catch_panic};
 pub use controller_client::{
-    BeatAnswer, ControllerClient, ControllersTopic, DiskUse, LeadOffer, NodeBeat, NodeFigures, NodeSession, NodeStart,
-    PartitionOut, Registered, ReplicaHeld,
+    BeatAnswer, ControllerClient, ControllersTopic, CoordinatorBeat, DiskUse, LeadOffer, NodeBeat, NodeFigures,
+    NodeSession, NodeStart, PartitionOut, Registered, ReplicaHeld,
 };
 pub use coordinator::{
     Answering, COORDINATOR_MESSAGE_BYTES_MAX, CoordinatorClient, CoordinatorSession, GROUP_SHARDS, GROUPS_TOPIC,

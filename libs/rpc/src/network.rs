@@ -62,7 +62,17 @@ struct Peers {
     /// Whichever of them leads.
     controller: Option<Connection>,
     storage: HashMap<NodeId, Storage>,
-    coordinator: Option<Connection>,
+    coordinators: Coordinators,
+}
+
+/// Group coordinators, and which of them has which shard.
+#[derive(Default)]
+struct Coordinators {
+    /// Of this process.
+    local: Option<Connection>,
+    by_address: HashMap<String, Connection>,
+    /// Addresses by shards; empty: this process.
+    shards: HashMap<i32, String>,
 }
 
 /// A controller, which leads or stands by.
@@ -131,7 +141,11 @@ fn unreachable(reason: Reason, address: &str, error: &tonic::transport::Error) -
         connected &= !kind.is_some_and(|kind| refused.contains(&kind));
         cause = error.source();
     }
-    let who = if reason == Reason::ControllerNotAvailable { "the controller" } else { "the storage node" };
+    let who = match reason {
+        Reason::ControllerNotAvailable => "the controller",
+        Reason::CoordinatorNotAvailable => "the group coordinator",
+        _ => "the storage node",
+    };
     let what = if connected { "broke the connection" } else { "does not answer" };
     let failure = ApiError::new(reason, format!("{who} at {address} {what}: {}", error_chain(error)));
     ConnectionError::new(if connected { failure.with_effect(Effect::Maybe) } else { failure })
@@ -180,12 +194,41 @@ impl Network {
 
     /// Makes the group coordinator of this process known.
     pub fn register_coordinator(&self, connection: Connection) {
-        self.known.lock().coordinator = Some(connection);
+        self.known.lock().coordinators.local = Some(connection);
     }
 
-    /// The coordinator of a shard of groups, once it is known. In one process it is the same for all of them.
-    pub fn coordinator(&self, _shard: i32) -> Option<Connection> {
-        self.known.lock().coordinator.clone()
+    /// The coordinator of a shard of groups, once the shard was given to one.
+    pub fn coordinator(&self, shard: i32) -> Option<Connection> {
+        let known = self.known.lock();
+        let address = known.coordinators.shards.get(&shard)?;
+        if address.is_empty() {
+            return known.coordinators.local.clone();
+        }
+        known.coordinators.by_address.get(address).cloned()
+    }
+
+    /// Makes the coordinators known to which shards of groups were given.
+    fn dial_coordinators<T>(&self, view: &View<T>, changes: &Changes) {
+        if changes.group_shards.is_empty() {
+            return;
+        }
+        let mut known = self.known.lock();
+        let coordinators = &mut known.coordinators;
+        coordinators.shards = view.group_shards().map(|(shard, given)| (shard, given.value.address.clone())).collect();
+        let Coordinators { by_address, shards, .. } = coordinators;
+        by_address.retain(|address, _| shards.values().any(|used| used == address));
+        for address in shards.values().filter(|address| !address.is_empty()) {
+            if by_address.contains_key(address) {
+                continue;
+            }
+            match endpoint(address) {
+                Ok(endpoint) => {
+                    let endpoint = endpoint.local_address(self.dial_from);
+                    by_address.insert(address.clone(), channel(&endpoint, Reason::CoordinatorNotAvailable));
+                }
+                Err(error) => tracing::error!(%error, "a group coordinator's address cannot be used"),
+            }
+        }
     }
 
     /// Makes a storage node known.
@@ -210,9 +253,10 @@ impl Network {
         Ok(())
     }
 
-    /// Makes the storage nodes known that have changed in the metadata, and gives up waiting for those that are fenced: one
+    /// Makes the storage nodes and group coordinators known that have changed in the metadata, and gives up waiting for those that are fenced: one
     /// that hangs answers nothing, and others lead its partitions now. Those of this process are left alone.
     pub fn dial_changed<T>(&self, view: &View<T>, changes: &Changes) {
+        self.dial_coordinators(view, changes);
         for (id, node) in changes.nodes.iter().filter_map(|id| Some((*id, view.node(*id)?))) {
             let address = &node.registration.internal_address;
             if !address.is_empty()

@@ -27,6 +27,7 @@ use walser_proto::v1::topic_service_server::TopicServiceServer;
 use walser_service::Shutdown;
 
 use crate::config::Config;
+use crate::coordinators::{Coordinators, ShardDuty};
 use crate::duties::{Duties, DutyBell};
 use crate::nodes::Nodes;
 use crate::operations::Operations;
@@ -51,6 +52,7 @@ pub(crate) struct Controller {
     pub(crate) nodes: Nodes,
     pub(crate) operations: Operations,
     pub(crate) sessions: Sessions<pb::StorageStats>,
+    pub(crate) coordinators: Coordinators,
     pub(crate) followers: Followers,
     pub(crate) refused: RefusedNodes,
     pub(crate) bell: DutyBell,
@@ -75,6 +77,18 @@ impl Controller {
             config: self.config.clone(),
             clock: Arc::clone(&self.clock),
             bell: self.bell.clone(),
+        }
+    }
+
+    /// What gives shards of groups to coordinators.
+    pub(crate) fn shard_duty(&self) -> ShardDuty {
+        ShardDuty {
+            coordinators: self.coordinators.clone(),
+            store: self.store.clone(),
+            views: self.views.clone(),
+            lead: self.nodes.committer().lead.clone(),
+            clock: Arc::clone(&self.clock),
+            standalone: self.config.standalone,
         }
     }
 }

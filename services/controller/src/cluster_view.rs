@@ -12,7 +12,7 @@ use walser_rpc::ApiError;
 use crate::keys::cluster::{self, ClusterRecord};
 use crate::keys::lineage::{self, Lineage, Lineages};
 use crate::keys::node::{self, NodeKey};
-use crate::keys::{decode, partition, topic};
+use crate::keys::{decode, group_shard, partition, topic};
 
 /// Partitions that are being created.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +115,8 @@ impl ClusterView {
                 }
                 NodeKey::Liveness => MetadataChange::Liveness { node, value: decode(entry)?, revision },
             });
+        } else if let Some(shard) = group_shard::parse(&entry.key) {
+            changes.push(MetadataChange::GroupShard { shard, value: Box::new(decode(entry)?), revision });
         } else if entry.key.starts_with(lineage::PREFIX) {
             let found = decode::<Lineage>(entry)?;
             let first = found.first(entry.create_revision);
@@ -154,7 +156,9 @@ fn is_of_neither(key: &str) -> bool {
 mod tests {
     use std::collections::HashMap;
 
-    use walser_metadata::value::{NodeLiveness, NodeRegistration, PartitionValue, TombstoneValue, TopicValue};
+    use walser_metadata::value::{
+        GroupShardValue, NodeLiveness, NodeRegistration, PartitionValue, TombstoneValue, TopicValue,
+    };
     use walser_metastore::{Memory, Metastore as _, Op, Outcome, Txn, WatchEvent, read_all};
     use walser_model::{NodeId, PartitionIndex, TopicPartition};
     use walser_replication::PartitionState;
@@ -186,6 +190,7 @@ mod tests {
         all.extend(partitions.map(|entry| (format!("p{}", entry.record.key), format!("{entry:?}"))));
         all.extend(view.metadata.nodes().map(|(node, entry)| (format!("n{node}"), format!("{entry:?}"))));
         all.extend(view.metadata.tombstones().map(|(topic, entry)| (format!("d{topic}"), format!("{entry:?}"))));
+        all.extend(view.metadata.group_shards().map(|(shard, entry)| (format!("g{shard}"), format!("{entry:?}"))));
         all.insert("rest".to_owned(), format!("{:?} {:?} {:?}", view.cluster, view.lineages, view.staged));
         all
     }
@@ -204,6 +209,8 @@ mod tests {
                 put(node::registration_key(NodeId(1)), &NodeRegistration::default()),
                 put(node::live_key(NodeId(1)), &NodeLiveness::default()),
             ],
+            vec![put(group_shard::key(3), &GroupShardValue { epoch: 1, ..GroupShardValue::default() })],
+            vec![put(group_shard::key(3), &GroupShardValue { epoch: 2, ..GroupShardValue::default() })],
             vec![topic_of(1), partition_of(1, 0), put("of/a/newer/version".to_owned(), &record)],
             vec![topic_of(2), partition_of(2, 0), put(topic::staged_key(id(7)), &staged), partition_of(7, 0)],
             vec![delete(topic::key(id(1))), put(topic::deleting_key(id(1)), &TombstoneValue::default())],

@@ -12,6 +12,7 @@
 //! | `nodes/{id}/live` | fenced or not | [`node`] |
 //! | `election/controller` | the controller; its create revision is the controller epoch | `leadership` |
 //! | `lineages/{number}`, `lineages/accepted/{id}` | starts of controllers | [`lineage`] |
+//! | `shards/groups/{shard}` | the coordinator of a shard of groups | [`group_shard`] |
 //! | `pids/next` | first producer id that was not handed out | [`counter`] |
 //! | `pids/internal` | the same for ids of gateways, counted from 2^62 | [`counter`] |
 //! | `pids/epochs/{slot}` | latest epochs of producer ids | [`producer`] |
@@ -24,6 +25,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod counter;
+pub(crate) mod group_shard;
 pub(crate) mod lineage;
 pub(crate) mod node;
 pub(crate) mod partition;

@@ -14,6 +14,7 @@ mod cluster_view;
 mod committer;
 mod compaction;
 mod config;
+mod coordinators;
 mod duties;
 mod error;
 mod keys;

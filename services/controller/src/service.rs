@@ -11,6 +11,7 @@ use walser_service::{Metrics, Shutdown, Tasks};
 
 use crate::committer::Committer;
 use crate::config::Config;
+use crate::coordinators::Coordinators;
 use crate::error::StartError;
 use crate::leadership::ControllerLead;
 use crate::metrics::{ClusterMetrics, TimedStore};
@@ -96,6 +97,7 @@ pub async fn start(
         nodes: Nodes::new(committer, Turns::new(1), config.standalone),
         operations,
         sessions: sessions::Sessions::default(),
+        coordinators: Coordinators::default(),
         followers: Followers::default(),
         refused: restore::RefusedNodes::default(),
         bell: duties::DutyBell::default(),
@@ -116,6 +118,7 @@ pub async fn start(
     tasks.start_endless("probe of the store", writes.probe(timed));
     tasks.start_endless("duties", controller.duties().run());
     tasks.start_endless("fencing of silent nodes", controller.duties().fence_silent());
+    tasks.start_endless("shards of groups", controller.shard_duty().run());
     tasks.start_endless("preferred leaders", controller.duties().restore_preferred());
     let knowing = Arc::clone(&controller);
     let recovery = controller.duties().recover(move |view, partitions| knowing.lacking(view, partitions));

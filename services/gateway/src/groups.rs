@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use walser_group::{GatewayId, GroupId};
 use walser_model::Random;
-use walser_rpc::{ApiError, GROUP_SHARDS, Network, Reason, shard_of_group};
+use walser_rpc::{ApiError, GROUP_SHARDS, Network, shard_of_group};
 use walser_service::Tasks;
 
 use crate::metadata::Metadata;
@@ -39,7 +39,6 @@ pub(crate) use stream::{Assigned, GroupEvent, Requests, RevocationCause};
 pub(crate) struct Groups {
     reading: Reading,
     metadata: Metadata,
-    network: Network,
     random: Arc<dyn Random>,
     gateway: GatewayId,
     shards: Arc<[Arc<HostedShard>]>,
@@ -50,7 +49,7 @@ impl Groups {
     /// No members yet. A session with a shard begins with the first of its members.
     pub(crate) fn start(
         (reading, metadata): (Reading, Metadata),
-        network: Network,
+        network: &Network,
         random: Arc<dyn Random>,
         tasks: &mut Tasks,
     ) -> Self {
@@ -58,9 +57,12 @@ impl Groups {
         let shard = |number| Arc::new(HostedShard::new(number, gateway.clone()));
         let shards: Arc<[Arc<HostedShard>]> = (0..GROUP_SHARDS).map(shard).collect();
         for shard in &*shards {
-            tasks.start_endless("session with a shard of groups", Arc::clone(shard).keep(network.clone()));
+            tasks.start_endless(
+                "session with a shard of groups",
+                Arc::clone(shard).keep(network.clone(), metadata.clone()),
+            );
         }
-        Self { reading, metadata, network, random, gateway, shards, closings: Closings::default() }
+        Self { reading, metadata, random, gateway, shards, closings: Closings::default() }
     }
 
     /// Members that are attached here.
@@ -71,10 +73,6 @@ impl Groups {
     /// The shard of a group.
     fn shard(&self, group: &GroupId) -> Result<Arc<HostedShard>, ApiError> {
         let number = shard_of_group(group);
-        if self.network.coordinator(number).is_none() {
-            let text = "no group coordinator is known here; `walser up` has one, a cluster of processes does not yet";
-            return Err(ApiError::new(Reason::FeatureDisabled, text).with("feature", "consumer groups"));
-        }
         let at = usize::try_from(number).map_err(|_| ApiError::internal("a shard has a negative number"))?;
         self.shards.get(at).cloned().ok_or_else(|| ApiError::internal("a group has no shard"))
     }

@@ -7,7 +7,9 @@
 //! ```text
 //!   gateway ─ MemberSession ─> api ─ inbox ──> shard driver ──> log ──> storage node
 //!                 ^                            |        |
-//!                 '──── outbox <── answers, notices     '── topics <── metadata <── controller
+//!                 '──── outbox <── answers, notices     |── topics ──── metadata <── controller
+//!                                                       '── tenure ────────'          ^
+//!                                                                          beats ─────'
 //! ```
 //!
 //! Invariant: what a shard answers, it has read from its log or written to it, and it has seen everything before: every
@@ -15,16 +17,21 @@
 //! Invariant: every queue has a bound; a shard whose log takes nothing takes no requests, and no time passes for it.
 
 mod api;
+mod beats;
 mod call;
+mod config;
 mod error;
 mod internal_topic;
 mod log;
 mod metadata;
 mod outbox;
+mod process;
 mod requests;
 mod service;
 mod shard;
 mod terms;
 mod topics;
 
+pub use config::PROCESS_KEYS;
+pub use process::main;
 pub use service::{CoordinatorDependencies, RunningCoordinator, start};

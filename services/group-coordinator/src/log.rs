@@ -18,11 +18,8 @@ pub(crate) use partition::PartitionLog;
 /// One append.
 #[derive(Debug)]
 pub(crate) struct LogBatch {
-    /// The epoch of the coordinator that writes: higher ones fence lower ones.
-    #[cfg_attr(not(test), expect(dead_code, reason = "storage nodes have no fence of writers"))]
-    pub(crate) writer_epoch: i64,
-    /// The offset that its first record must get. The writer has seen everything below.
-    pub(crate) expected_offset: Offset,
+    /// The offset that its first record must get: the writer has seen everything below. `None`: whichever it gets.
+    pub(crate) expected_offset: Option<Offset>,
     /// One record batch.
     pub(crate) record_batch: Bytes,
 }
@@ -42,9 +39,11 @@ pub(crate) type AppendAck = oneshot::Receiver<Result<(), ApiError>>;
 /// not seen what another one wrote. An append that was acknowledged is read by every later [`ShardLog::read`].
 #[async_trait]
 pub(crate) trait ShardLog: Send + Sync + Debug {
-    /// Makes the caller the writer, and returns the end of what is committed, exclusive. Batches of writers with a lower
-    /// epoch MAY be refused from here on.
-    async fn open(&self, writer_epoch: i64) -> Result<Offset, ApiError>;
+    /// Waits until there is a log.
+    async fn wait_until_there(&self);
+
+    /// The end of what is committed, exclusive.
+    async fn end(&self) -> Result<Offset, ApiError>;
 
     /// Reads committed batches from an offset on, at least one where there is one, and a few MiB at most.
     async fn read(&self, from: Offset) -> Result<LogChunk, ApiError>;

@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
+use walser_group::CoordinatorEpoch;
 use walser_metadata::View;
-use walser_rpc::{ApiError, ControllerClient, CutOffPatience, MetadataSeen, MetadataStream, Network, Outage};
+use walser_rpc::{
+    ApiError, ControllerClient, CutOffPatience, GROUP_SHARDS, MetadataSeen, MetadataStream, Network, Outage,
+};
 use walser_service::Shutdown;
 
+use crate::shard::GivenEpoch;
 use crate::topics::KnownTopics;
 
 /// Deltas that are applied together.
@@ -24,17 +28,27 @@ pub(crate) struct Metadata {
     version: watch::Sender<i64>,
     /// `None`: nothing is known yet.
     topics: watch::Sender<Option<KnownTopics>>,
-}
-
-impl Default for Metadata {
-    fn default() -> Self {
-        Self { view: Arc::default(), version: watch::Sender::new(0), topics: watch::Sender::new(None) }
-    }
+    /// The id of this coordinator.
+    own: Arc<str>,
+    /// By shard: the epoch in which it is given to this coordinator.
+    given: Arc<[watch::Sender<Option<CoordinatorEpoch>>]>,
 }
 
 // === impl Metadata ===
 
 impl Metadata {
+    /// Nothing is known yet. `own`: the id of this coordinator.
+    pub(crate) fn new(own: &str) -> Self {
+        let (version, topics) = (watch::Sender::new(0), watch::Sender::new(None));
+        let given = (0..GROUP_SHARDS).map(|_| watch::Sender::new(None)).collect();
+        Self { view: Arc::default(), version, topics, own: own.into(), given }
+    }
+
+    /// In which epochs the shards are given to this coordinator, by their numbers.
+    pub(crate) fn given(&self) -> impl Iterator<Item = GivenEpoch> {
+        self.given.iter().map(watch::Sender::subscribe)
+    }
+
     /// The view as it is.
     pub(crate) fn view(&self) -> Arc<View> {
         Arc::clone(&self.view.read())
@@ -104,7 +118,15 @@ impl Metadata {
             };
             Arc::new(view.topics().filter_map(named).collect::<BTreeMap<_, _>>())
         });
+        let given = (0..).zip(&*self.given).map(|(shard, given)| {
+            let own = view.group_shard(shard).filter(|entry| entry.value.coordinator == *self.own);
+            (given, own.map(|entry| CoordinatorEpoch(entry.value.epoch)))
+        });
+        let given: Vec<_> = given.collect();
         *self.view.write() = Arc::new(view);
+        for (given, epoch) in given {
+            given.send_if_modified(|known| std::mem::replace(known, epoch) != epoch);
+        }
         if let Some(topics) = topics {
             self.topics.send_if_modified(|known| {
                 let changed = known.as_ref() != Some(&topics);

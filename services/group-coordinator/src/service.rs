@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tonic::service::Routes;
 use walser_group::Config;
-use walser_model::{Clock, PartitionIndex};
-use walser_rpc::{ApiError, ControllerClient, GROUP_SHARDS, Network, Reason, local_connection};
+use walser_model::{Clock, PartitionIndex, Random};
+use walser_rpc::{ApiError, ControllerClient, Network, Reason, local_connection};
 use walser_service::{Shutdown, Tasks};
 
 use crate::api::{self, Api};
+use crate::beats::Beats;
 use crate::internal_topic::InternalTopic;
 use crate::log::PartitionLog;
 use crate::metadata::Metadata;
@@ -20,6 +22,10 @@ use crate::terms::Terms;
 #[derive(Debug, Clone)]
 pub struct CoordinatorDependencies {
     pub clock: Arc<dyn Clock>,
+    /// Source of randomness for its id.
+    pub random: Arc<dyn Random>,
+    /// host:port at which gateways reach it; empty where they are in this process.
+    pub address: String,
 }
 
 /// A coordinator that is running.
@@ -27,12 +33,13 @@ pub struct CoordinatorDependencies {
 pub struct RunningCoordinator {
     /// Its services, for a listener.
     pub routes: Routes,
+    metadata: Metadata,
     tasks: Tasks,
     stopping: Shutdown,
 }
 
-/// Starts a coordinator in the process of everything else, and registers with the network. It waits for nothing: until the
-/// metadata is known and a shard is loaded, calls are answered with `COORDINATOR_NOT_AVAILABLE`. Sessions stay until
+/// Starts a coordinator, and registers with the network. It waits for nothing: until the metadata is known, and a shard is
+/// given to this coordinator and loaded, calls are answered with `COORDINATOR_NOT_AVAILABLE`. Sessions stay until
 /// [`RunningCoordinator::drain`], so that gateways can end theirs first.
 ///
 /// # Errors
@@ -42,35 +49,49 @@ pub fn start(
     network: &Network,
     shutdown: Shutdown,
 ) -> Result<RunningCoordinator, ApiError> {
+    let CoordinatorDependencies { clock, random, address } = dependencies;
     let unknown = || ApiError::new(Reason::ControllerNotAvailable, "no controller is known");
     let controller = ControllerClient::new(network.controller().ok_or_else(unknown)?);
-    let metadata = Metadata::default();
-    let controllers = network.controllers().into_iter().map(ControllerClient::new).collect();
-    let following = metadata.clone().follow(controllers, network.clone(), shutdown.clone());
-    let mut tasks = Tasks::new(shutdown);
+    let id = uuid::Builder::from_random_bytes(random.bytes()).into_uuid().to_string();
+    let metadata = Metadata::new(&id);
+    let controllers: Vec<_> = network.controllers().into_iter().map(ControllerClient::new).collect();
+    let following = metadata.clone().follow(controllers.clone(), network.clone(), shutdown.clone());
+    let mut tasks = Tasks::new(shutdown.clone());
     tasks.start("metadata follower of the group coordinator", following);
-    let (terms, mut shards) = (Terms::default(), Vec::new());
-    for number in 0..GROUP_SHARDS {
+    let (terms, mut shards, mut outdated) = (Terms::default(), Vec::new(), Vec::new());
+    for (number, given) in (0..).zip(metadata.given()) {
+        let (told_outdated, heard_outdated) = watch::channel(None);
         let (shard, driver) = ShardHandle::of(ShardParts {
             log: Arc::new(PartitionLog::new(metadata.clone(), network.clone(), PartitionIndex(number))),
-            clock: Arc::clone(&dependencies.clock),
+            clock: Arc::clone(&clock),
             topics: metadata.topics(),
             terms: terms.clone(),
+            given,
+            outdated: told_outdated,
             config: Config::default(),
         });
         tasks.start_endless("shard of groups", driver.run());
         shards.push(shard);
+        outdated.push(heard_outdated);
     }
+    tracing::info!(coordinator = %id, "group coordinator started");
+    tasks.start("signs of life", Beats { id, address, outdated, shutdown }.run(controllers));
     let stopping = Shutdown::new(Duration::ZERO);
-    let topic = InternalTopic::new(controller, metadata);
+    let topic = InternalTopic::new(controller, metadata.clone());
     let routes = api::routes(Api { shards, topic, stopping: stopping.clone() });
     network.register_coordinator(local_connection(routes.clone()));
-    Ok(RunningCoordinator { routes, tasks, stopping })
+    Ok(RunningCoordinator { routes, metadata, tasks, stopping })
 }
 
 // === impl RunningCoordinator ===
 
 impl RunningCoordinator {
+    /// Waits until a controller has said what there is.
+    pub(crate) fn metadata_known(&self) -> impl Future<Output = ()> + use<> {
+        let metadata = self.metadata.clone();
+        async move { metadata.wait_until(|_| true).await }
+    }
+
     /// Ends the sessions, and what the coordinator does by itself. To be called once the stop has begun and gateways have
     /// drained. What was answered is in the log.
     pub async fn drain(self) {

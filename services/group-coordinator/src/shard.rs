@@ -9,6 +9,8 @@
 //! An append that fails drops the shard: everything that is open is answered with an error that says to try again, what
 //! is on the way is waited for, and the log is replayed.
 //!
+//! All of that only while the shard is given to this process: see `tenure`.
+//!
 //! While there is no room for what would be written, no request is taken and no time passes for the shard: a log that is
 //! slow or away for a while ends no session.
 
@@ -16,6 +18,7 @@ mod gathering;
 mod replay;
 mod sessions;
 mod shard_clock;
+mod tenure;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +28,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use walser_group::{Config, GatewayId, GroupShard, Now, Output};
+use walser_group::{Config, CoordinatorEpoch, GatewayId, GroupShard, Now, Output};
 use walser_model::{Clock, Offset};
 use walser_rpc::{ApiError, Outage, Reason};
 
@@ -36,9 +39,11 @@ use crate::terms::Terms;
 use crate::topics::{KnownTopics, topic_changes};
 
 use self::gathering::{Deferred, Gathering, Sealed};
-use self::replay::replay;
 use self::sessions::Sessions;
 use self::shard_clock::ShardClock;
+use self::tenure::Tenure;
+
+pub(crate) use self::tenure::GivenEpoch;
 
 /// Batches on their way to the log.
 const IN_FLIGHT_MAX: usize = 5;
@@ -49,6 +54,8 @@ const TURN_MAX: usize = 256;
 /// Pauses before a replay that failed is tried again.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(500);
+/// Why a shard takes nothing while it is read.
+const LOADING: &str = "is being loaded";
 /// A leader that is not there for so long is nothing to report: the storage node may be starting, too.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -73,12 +80,16 @@ pub(crate) struct ShardParts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) topics: watch::Receiver<Option<KnownTopics>>,
     pub(crate) terms: Terms,
+    pub(crate) given: GivenEpoch,
+    /// Told the highest epoch in the log when that is above the one that was given.
+    pub(crate) outdated: watch::Sender<Option<CoordinatorEpoch>>,
     pub(crate) config: Config,
 }
 
 /// The driver of one shard.
 pub(crate) struct ShardDriver {
     parts: ShardParts,
+    tenure: Tenure,
     inbox: mpsc::Receiver<Told>,
 }
 
@@ -109,7 +120,8 @@ impl ShardHandle {
     /// A handle and its driver, which has to be run.
     pub(crate) fn of(parts: ShardParts) -> (Self, ShardDriver) {
         let (sender, inbox) = mpsc::channel(INBOX_MAX);
-        (Self { inbox: sender }, ShardDriver { parts, inbox })
+        let tenure = Tenure::new(parts.given.clone(), parts.outdated.clone());
+        (Self { inbox: sender }, ShardDriver { parts, tenure, inbox })
     }
 
     /// Hands over a request for an epoch; `None`: for whichever it is. Waits for room. `done` is told on the driver.
@@ -164,8 +176,11 @@ impl ShardDriver {
         let mut outage = Outage::of("the log of a shard of groups");
         let (mut pause, mut failing) = (RETRY_MIN, None);
         while !self.inbox.is_closed() {
-            match self.serve(&mut outage).await {
+            let begins = self.tenure.begins();
+            let Some(given) = refusing(&mut self.inbox, begins, "is not coordinated here").await else { return };
+            match self.serve(given, &mut outage).await {
                 Ok(()) => return,
+                Err(_) if !self.tenure.lasts(given) => (pause, failing) = (RETRY_MIN, None),
                 Err((failure, served)) => {
                     failing = failing.filter(|_| !served);
                     let since: Instant = *failing.get_or_insert_with(Instant::now);
@@ -173,23 +188,30 @@ impl ShardDriver {
                         outage.failed(&failure);
                     }
                     pause = if served { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
-                    refusing(&mut self.inbox, tokio::time::sleep(pause)).await;
+                    refusing(&mut self.inbox, tokio::time::sleep(pause), LOADING).await;
                 }
             }
         }
     }
 
-    /// Replays, and serves until an append fails. True: it has served.
-    async fn serve(&mut self, outage: &mut Outage) -> Result<(), (ApiError, bool)> {
-        let Self { parts, inbox } = self;
+    /// Replays, and serves until an append fails or the shard is given to another coordinator. True: it has served.
+    async fn serve(&mut self, given: CoordinatorEpoch, outage: &mut Outage) -> Result<(), (ApiError, bool)> {
+        let Self { parts, tenure, inbox } = self;
+        let mut ending = parts.given.clone();
         let epoch = parts.terms.next(parts.clock.now_millis());
         let loading = async {
             let known = parts.topics.wait_for(Option::is_some).await.ok().and_then(|known| known.clone());
             let topics = known.ok_or_else(|| not_available("is closed"))?;
-            let (shard, log_end) = replay(&*parts.log, epoch, parts.config.clone()).await?;
+            let (shard, log_end) = tenure.load(given, &*parts.log, &*parts.clock, parts.config.clone()).await?;
             Ok((shard, log_end, topics))
         };
-        let (shard, log_end, topics) = refusing(inbox, loading).await.map_err(|failure| (failure, false))?;
+        let loading = async {
+            tokio::select! {
+                loaded = loading => loaded,
+                moved = tenure::ends(&mut ending, given) => Err(moved),
+            }
+        };
+        let (shard, log_end, topics) = refusing(inbox, loading, LOADING).await.map_err(|failure| (failure, false))?;
         outage.ended();
         let clock = ShardClock::new(Arc::clone(&parts.clock));
         let mut serving = Serving {
@@ -204,12 +226,12 @@ impl ShardDriver {
             sessions: Sessions::default(),
         };
         serving.start(topics);
-        match serving.run(inbox).await {
+        match serving.run(inbox, given).await {
             Ok(()) => Ok(()),
             Err(failure) => {
                 let on_the_way = serving.drop_shard(&failure);
                 // What is on the way may still be written: a replay before that would have to be repeated.
-                refusing(inbox, futures::future::join_all(on_the_way)).await;
+                refusing(inbox, futures::future::join_all(on_the_way), LOADING).await;
                 Err((failure, true))
             }
         }
@@ -217,7 +239,7 @@ impl ShardDriver {
 }
 
 /// Waits for something, and refuses meanwhile what comes in.
-async fn refusing<T>(inbox: &mut mpsc::Receiver<Told>, waiting: impl Future<Output = T>) -> T {
+async fn refusing<T>(inbox: &mut mpsc::Receiver<Told>, waiting: impl Future<Output = T>, why: &str) -> T {
     let mut waiting = std::pin::pin!(waiting);
     let mut open = true;
     loop {
@@ -225,7 +247,7 @@ async fn refusing<T>(inbox: &mut mpsc::Receiver<Told>, waiting: impl Future<Outp
             biased;
             done = &mut waiting => return done,
             told = inbox.recv(), if open => match told {
-                Some(told) => told.refuse(not_available("is being loaded")),
+                Some(told) => told.refuse(not_available(why)),
                 None => open = false,
             },
         }
@@ -243,8 +265,8 @@ impl Serving<'_> {
         self.gather(out, None);
     }
 
-    /// Serves until an append fails, or the last handle is dropped.
-    async fn run(&mut self, inbox: &mut mpsc::Receiver<Told>) -> Result<(), ApiError> {
+    /// Serves until an append fails, the shard is given to another coordinator, or the last handle is dropped.
+    async fn run(&mut self, inbox: &mut mpsc::Receiver<Told>, given: CoordinatorEpoch) -> Result<(), ApiError> {
         loop {
             self.tick();
             self.send().await;
@@ -253,6 +275,7 @@ impl Serving<'_> {
             let due = self.shard.next_deadline().map(|due| Instant::now() + self.clock.until(due));
             tokio::select! {
                 biased;
+                moved = tenure::ends(&mut self.parts.given, given) => return Err(moved),
                 acked = acked(&mut self.in_flight), if !self.in_flight.is_empty() => {
                     acked?;
                     self.release_first();
@@ -353,7 +376,7 @@ impl Serving<'_> {
             let expected_offset = self.log_end;
             self.log_end = Offset(self.log_end.0 + i64::from(record_count));
             self.clock.set_stopped(true);
-            let batch = LogBatch { writer_epoch: self.epoch, expected_offset, record_batch };
+            let batch = LogBatch { expected_offset: Some(expected_offset), record_batch };
             let ack = self.parts.log.append(batch).await;
             self.clock.set_stopped(false);
             self.in_flight.push_back(InFlight { ack, deferred });
@@ -381,7 +404,7 @@ impl Serving<'_> {
 
     /// Answers everything that is open with an error. Returns what is on its way.
     fn drop_shard(&mut self, cause: &ApiError) -> Vec<AppendAck> {
-        let failure = not_available("was dropped, because its log did not take what it wrote");
+        let failure = not_available("was dropped");
         let failure = failure.with("cause", cause.reason_name()).with("detail", cause.message());
         // Some of it may be written.
         let open = failure.clone().with_effect(walser_rpc::Effect::Maybe);

@@ -1,7 +1,7 @@
-//! Epochs of a coordinator: each replay of a shard begins one, and no request is handled in another than it is for.
+//! Epochs of sessions: each replay of a shard begins one, and no request is handled in another than it is for.
 //!
-//! In one process nobody else coordinates, and every stream ends with the process: epochs that grow within it, and with the
-//! clock from one process to the next, are enough.
+//! A session is with one process, and ends with it: epochs that grow within it, and with the clock from one process to the
+//! next, are enough. Which process may write is another matter: see [`walser_group::CoordinatorEpoch`].
 
 use std::sync::Arc;
 

@@ -109,6 +109,9 @@ pub(crate) enum Command {
     /// Run a storage node as a process of its own
     #[command(after_help = "Example:\n  walser storage-node --set controller.address=127.0.0.1:7461")]
     StorageNode(ServiceCommandArgs),
+    /// Run a group coordinator as a process of its own
+    #[command(after_help = "Example:\n  walser group-coordinator --set controller.address=127.0.0.1:7461")]
+    GroupCoordinator(ServiceCommandArgs),
     /// Run a gateway as a process of its own
     #[command(after_help = "Example:\n  walser gateway --set controller.address=127.0.0.1:7461")]
     Gateway(ServiceCommandArgs),

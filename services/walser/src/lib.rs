@@ -38,6 +38,9 @@ pub fn run() -> ExitCode {
         Command::Cluster(command) => command::cluster::run(command),
         Command::Controller(service) => Ok(walser_controller::main(service.with_name("walser controller"))),
         Command::StorageNode(service) => Ok(walser_storage_node::main(service.with_name("walser storage-node"))),
+        Command::GroupCoordinator(service) => {
+            Ok(walser_group_coordinator::main(service.with_name("walser group-coordinator")))
+        }
         Command::Gateway(service) => Ok(walser_gateway::main(service.with_name("walser gateway"))),
         Command::Proto(arguments) => command::proto::run(&arguments),
         Command::Log(arguments) => command::log::run(&arguments),

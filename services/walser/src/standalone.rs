@@ -103,7 +103,9 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     let storage = walser_storage_node::start(storage_config, dependencies, &network, shutdown.clone());
 
     // Nobody waits for it: a group that is asked for before its shard is loaded is asked for again.
-    let dependencies = walser_group_coordinator::CoordinatorDependencies { clock: Arc::clone(&clock) };
+    let (own_clock, random) = (Arc::clone(&clock), Arc::clone(&process.random));
+    let dependencies =
+        walser_group_coordinator::CoordinatorDependencies { clock: own_clock, random, address: String::new() };
     let coordinator = walser_group_coordinator::start(dependencies, &network, shutdown.clone());
     let coordinator = coordinator.map_err(|error| failed(&error))?;
 
@@ -211,11 +213,12 @@ mod tests {
     /// `UPDATE_GOLDEN=1 cargo test -p walser` rewrites the tables.
     #[test]
     fn every_setting_is_documented() {
-        let processes: [&[Key]; 4] = [
+        let processes: [&[Key]; 5] = [
             process::INTERNAL_PORT,
             process::CONTROLLER,
             walser_controller::PROCESS_KEYS,
             walser_storage_node::PROCESS_KEYS,
+            walser_group_coordinator::PROCESS_KEYS,
         ];
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
         let text = std::fs::read_to_string(path).unwrap();

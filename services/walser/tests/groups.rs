@@ -58,13 +58,19 @@ impl Cluster {
         let dependencies = walser_storage_node::Dependencies {
             directory,
             clock: Arc::clone(&clock),
-            random,
+            random: random.clone(),
             metrics: Metrics::default(),
             health: walser_service::admin::Health::default(),
         };
         let storage = walser_storage_node::start(config, dependencies, &network, shutdown.clone()).await.unwrap();
-        let dependencies = CoordinatorDependencies { clock };
+        let dependencies = CoordinatorDependencies { clock, random, address: String::new() };
         let coordinator = walser_group_coordinator::start(dependencies, &network, shutdown.clone()).unwrap();
+        let given = async {
+            while network.coordinator(0).is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), given).await.expect("the controller gives it its shards");
         Self { network, shutdown, controller, storage, coordinator }
     }
 

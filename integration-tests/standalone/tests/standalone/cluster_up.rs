@@ -116,7 +116,7 @@ fn lives(pid: &Value) -> bool {
 async fn a_cluster_is_started_hurt_and_mended_from_other_terminals() {
     let (_place, dir) = place();
     let up = Up::start(&dir);
-    assert_eq!(processes(&dir).len(), 6);
+    assert_eq!(processes(&dir).len(), 8, "a controller, three storage nodes, two coordinators, two gateways");
     let client = up.client();
     create(&client, "t", 1, &[]).await;
     let request = walser_proto::v1::ListPartitionsRequest { topic: "t".to_owned(), ..Default::default() };

@@ -12,7 +12,7 @@ use super::bytes::{Reader, Writer};
 use super::{
     AssignedPartitions, AttachmentRecord, CommittedOffset, CurrentAssignment, Event, GroupRecord, MemberRecord,
 };
-use crate::id::{AttachmentNumber, GroupEpoch};
+use crate::id::{AttachmentNumber, CoordinatorEpoch, GroupEpoch};
 use crate::subscription::{Assignor, Subscription};
 
 /// The version of all values.
@@ -26,6 +26,7 @@ const TARGET: u8 = 5;
 const CURRENT: u8 = 6;
 const ATTACHMENT: u8 = 7;
 const OFFSET: u8 = 8;
+const COORDINATOR: u8 = 9;
 
 /// The bytes of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +58,11 @@ impl Event {
     pub fn encode(&self) -> EncodedEvent {
         let (mut key, mut value) = (Writer::default(), Writer(vec![VERSION]));
         let present = match self {
+            Self::Coordinator(epoch) => {
+                key.byte(COORDINATOR);
+                value.long(epoch.0);
+                true
+            }
             Self::AttachmentsReserved(number) => {
                 key.byte(ATTACHMENTS_RESERVED);
                 value.long(number.0);
@@ -118,6 +124,10 @@ impl Event {
     pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<Self>, EventCodecError> {
         let mut key = Reader::new(key);
         let event = match key.byte()? {
+            COORDINATOR => {
+                let epoch = read(value, |value| value.long().map(CoordinatorEpoch))?;
+                Self::Coordinator(epoch.ok_or(EventCodecError::Invalid("tombstone"))?)
+            }
             ATTACHMENTS_RESERVED => {
                 let number = read(value, read_attachment)?;
                 Self::AttachmentsReserved(number.ok_or(EventCodecError::Invalid("tombstone"))?)
@@ -307,6 +317,7 @@ mod tests {
         };
         let current = CurrentAssignment { epoch, assigned, revoking };
         vec![
+            (Event::Coordinator(CoordinatorEpoch(258)), "09 010000000000000102"),
             (Event::AttachmentsReserved(AttachmentNumber(1_000)), "01 0100000000000003e8"),
             (Event::Group(group(), Some(group_record)), "020000000167 0100000005000000000000000101000000000000000201"),
             (Event::AssignmentEpoch(group(), Some(epoch)), "030000000167 0100000005"),

@@ -6,7 +6,7 @@ use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicPartition}
 use walser_replication::control::PartitionRecord;
 
 use crate::TopicSettings;
-use crate::value::{NodeLiveness, NodeRegistration, TombstoneValue, TopicValue, UnknownFields};
+use crate::value::{GroupShardValue, NodeLiveness, NodeRegistration, TombstoneValue, TopicValue, UnknownFields};
 
 #[derive(Debug, Clone)]
 pub struct TopicEntry<X = ()> {
@@ -38,6 +38,14 @@ pub struct NodeEntry {
     pub liveness: NodeLiveness,
     /// Revision of the liveness.
     pub live_revision: i64,
+}
+
+/// A shard of groups that was given to a coordinator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupShardEntry {
+    pub value: GroupShardValue,
+    /// Revision of its key.
+    pub revision: i64,
 }
 
 /// A topic that is being deleted.

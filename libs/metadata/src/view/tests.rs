@@ -57,6 +57,7 @@ fn seen(view: &View<u8>) -> BTreeMap<String, String> {
         all.insert(format!("p {}", entry.record.key), format!("{entry:?}"));
     }
     all.extend(view.nodes().map(|(node, entry)| (format!("n {node}"), format!("{entry:?}"))));
+    all.extend(view.group_shards().map(|(shard, entry)| (format!("g {shard}"), format!("{entry:?}"))));
     all.extend(view.tombstones().map(|(topic, entry)| (format!("d {topic}"), format!("{entry:?}"))));
     assert_eq!(view.partition_count(), view.partitions().count());
     all

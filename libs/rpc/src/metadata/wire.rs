@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use prost::Message as _;
-use walser_metadata::value::{NodeLiveness, NodeRegistration, PartitionValue, TombstoneValue, TopicValue};
-use walser_metadata::{Changes, Delta, MetadataChange, NodeEntry, PartitionEntry, TombstoneEntry, TopicEntry, View};
+use walser_metadata::value::{
+    GroupShardValue, NodeLiveness, NodeRegistration, PartitionValue, TombstoneValue, TopicValue,
+};
+use walser_metadata::{
+    Changes, Delta, GroupShardEntry, MetadataChange, NodeEntry, PartitionEntry, TombstoneEntry, TopicEntry, View,
+};
 use walser_model::{LeaderEpoch, NodeId, RESERVED_PREFIX, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
@@ -56,6 +60,13 @@ impl Chunks {
         self.add(tombstone.encoded_len(), |message| message.tombstones.push(tombstone));
     }
 
+    fn group_shard(&mut self, shard: i32, entry: &GroupShardEntry) {
+        let GroupShardValue { coordinator, address, epoch, unknown: _ } = entry.value.clone();
+        let (coordinator_id, internal_address, version) = (coordinator, address, entry.revision);
+        let given = pbi::GroupShardMetadata { shard, coordinator_id, internal_address, epoch, version };
+        self.add(given.encoded_len(), |message| message.group_shards.push(given));
+    }
+
     /// All messages; the last one commits.
     fn finish(mut self, version: i64) -> Vec<pbi::WatchMetadataResponse> {
         self.current.commit = true;
@@ -84,6 +95,7 @@ pub fn snapshot_messages<X>(view: &View<X>) -> Vec<pbi::WatchMetadataResponse> {
     topics.flat_map(|topic| view.partitions_of(topic)).for_each(|partition| chunks.partition(partition));
     view.nodes().for_each(|(node, entry)| chunks.node(node, entry));
     view.tombstones().for_each(|(topic, entry)| chunks.tombstone(topic, entry));
+    view.group_shards().for_each(|(shard, entry)| chunks.group_shard(shard, entry));
     let mut messages = chunks.finish(view.version());
     if let Some(first) = messages.first_mut() {
         first.reset = true;
@@ -124,6 +136,8 @@ pub fn change_messages<X>(view: &View<X>, changes: &Changes) -> Vec<pbi::WatchMe
             None => chunks.add(16, |message| message.removed_tombstone_ids.push(raw(*id))),
         }
     }
+    let shards = changes.group_shards.iter().filter_map(|shard| Some((*shard, view.group_shard(*shard)?)));
+    shards.for_each(|(shard, entry)| chunks.group_shard(shard, entry));
     chunks.finish(view.version())
 }
 
@@ -144,6 +158,7 @@ pub(super) fn delta(group: Vec<pbi::WatchMetadataResponse>) -> Delta {
         changes.extend(message.tombstones.into_iter().filter_map(tombstone_change));
         let gone = message.removed_tombstone_ids.iter().filter_map(|id| id_of(id));
         changes.extend(gone.map(MetadataChange::TombstoneRemoved));
+        changes.extend(message.group_shards.into_iter().map(group_shard_change));
     }
     delta
 }
@@ -293,6 +308,13 @@ fn node_changes(wire: pbi::NodeMetadata) -> Vec<MetadataChange> {
         MetadataChange::Registration { node, value: Box::new(registration), revision: wire.node_epoch },
         MetadataChange::Liveness { node, value: liveness, revision: wire.live_revision },
     ]
+}
+
+fn group_shard_change(wire: pbi::GroupShardMetadata) -> MetadataChange {
+    let pbi::GroupShardMetadata { shard, coordinator_id, internal_address, epoch, version } = wire;
+    let (coordinator, address) = (coordinator_id, internal_address);
+    let value = GroupShardValue { coordinator, address, epoch, ..GroupShardValue::default() };
+    MetadataChange::GroupShard { shard, value: Box::new(value), revision: version }
 }
 
 fn tombstone_change(wire: pbi::TopicTombstone) -> Option<MetadataChange> {

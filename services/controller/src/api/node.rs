@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
+use walser_group::CoordinatorEpoch;
 use walser_metadata::NodeEntry;
 use walser_metadata::value::NodeRegistration;
 use walser_model::{LeaderEpoch, NodeId, Offset, PartitionIndex, TopicId, TopicPartition};
@@ -14,7 +15,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_server::ControllerService;
 use walser_proto::internal::v1::node_session_response::Action;
 use walser_replication::{AlterIsr, control};
-use walser_rpc::{ApiError, FeatureLevels, Reason};
+use walser_rpc::{ApiError, CoordinatorBeat, FeatureLevels, Reason};
 use walser_service::Caller;
 
 use super::{Controller, change_log, metadata};
@@ -105,6 +106,12 @@ fn offer_of(
     Some((id, candidate))
 }
 
+fn coordinator_beat(message: pbi::CoordinatorBeatRequest) -> CoordinatorBeat {
+    let outdated = message.outdated.into_iter().map(|found| (found.shard, CoordinatorEpoch(found.epoch)));
+    let (id, address, stopping) = (message.coordinator_id, message.internal_address, message.stopping);
+    CoordinatorBeat { id, address, stopping, outdated: outdated.collect() }
+}
+
 /// Partitions of a topic that is restored: as many as any topic may have.
 const PARTITIONS_RESTORED_MAX: usize = 100_000;
 
@@ -183,6 +190,19 @@ impl ControllerService for Controller {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn coordinator_beat(
+        &self,
+        request: Request<pbi::CoordinatorBeatRequest>,
+    ) -> Answer<pbi::CoordinatorBeatResponse> {
+        let beat = request.into_inner();
+        self.check_level(FeatureLevels::of_caller(beat.features.as_ref()), "the group coordinator")?;
+        let beat = coordinator_beat(beat);
+        let leads = beat.stopping && self.nodes.committer().lead.is_sure();
+        self.coordinators.beat(&beat, self.clock.monotonic())?;
+        let may_stop = leads && self.coordinators.may_stop(&beat.id, &self.views.load());
+        Ok(Response::new(pbi::CoordinatorBeatResponse { may_stop }))
     }
 
     type WatchMetadataStream = Answers<pbi::WatchMetadataResponse>;

@@ -16,6 +16,7 @@ use walser_rpc::{
     ApiError, CoordinatorClient, CoordinatorSession, MemberAnswer, MemberRequest, Network, Reason, Said, SessionNotices,
 };
 
+use crate::metadata::Metadata;
 use crate::retry::Backoff;
 
 /// Time between two signs of life. The shortest session timeout is six times as long.
@@ -204,8 +205,8 @@ impl HostedShard {
         self.asking.load(Ordering::SeqCst) == 0 && self.members.lock().is_empty()
     }
 
-    /// Keeps a session while there are members, or something is asked, for ever.
-    pub(super) async fn keep(self: Arc<Self>, network: Network) {
+    /// Keeps a session with whichever coordinator has the shard while there are members, or something is asked, for ever.
+    pub(super) async fn keep(self: Arc<Self>, network: Network, metadata: Metadata) {
         let (mut backoff, mut number) = (Backoff::default(), 0);
         let mut entered = self.entered.subscribe();
         loop {
@@ -214,11 +215,15 @@ impl HostedShard {
                     return;
                 }
             }
+            let owner = self.owner(&metadata);
             let failure = match self.open(&network).await {
                 Ok((session, notices)) => {
                     backoff = Backoff::default();
                     number += 1;
-                    let ended = self.serve(number, session, notices).await;
+                    let ended = tokio::select! {
+                        ended = self.serve(number, session, notices) => ended,
+                        () = self.moved(&metadata, owner) => Err(moved()),
+                    };
                     let Err(failure) = ended else {
                         self.session.send_replace(SessionState::None(None));
                         continue;
@@ -229,12 +234,30 @@ impl HostedShard {
             };
             tracing::debug!(shard = self.number, %failure, "no session with a shard of groups");
             self.session.send_replace(SessionState::None(Some(failure)));
-            backoff.pause().await;
+            tokio::select! {
+                () = backoff.pause() => {}
+                () = self.moved(&metadata, owner) => backoff = Backoff::default(),
+            }
+        }
+    }
+
+    /// The epoch in which the shard is given to its coordinator; `None`: it is given to none.
+    fn owner(&self, metadata: &Metadata) -> Option<i64> {
+        metadata.view().group_shard(self.number).map(|given| given.value.epoch)
+    }
+
+    /// Waits until the shard is given to another coordinator than in `owner`.
+    async fn moved(&self, metadata: &Metadata, owner: Option<i64>) {
+        let mut changes = metadata.changes();
+        while self.owner(metadata) == owner {
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
         }
     }
 
     async fn open(&self, network: &Network) -> Result<(CoordinatorSession, SessionNotices), ApiError> {
-        let coordinator = CoordinatorClient::new(network.coordinator(self.number).ok_or_else(silent)?);
+        let coordinator = CoordinatorClient::new(network.coordinator(self.number).ok_or_else(without_coordinator)?);
         let opened = tokio::time::timeout(ANSWER_MAX, coordinator.open_session(self.number, &self.gateway)).await;
         opened.unwrap_or_else(|_elapsed| Err(silent()))
     }
@@ -319,6 +342,16 @@ impl HostedShard {
 
 fn silent() -> ApiError {
     ApiError::new(Reason::CoordinatorNotAvailable, "the group coordinator does not answer; it is asked again")
+}
+
+fn moved() -> ApiError {
+    ApiError::new(Reason::CoordinatorNotAvailable, "the group moves to another coordinator; it is asked there")
+}
+
+fn without_coordinator() -> ApiError {
+    let text = "the group has no coordinator yet: none is running, or the controller has not heard of one; `walser status` \
+                shows what is there";
+    ApiError::new(Reason::CoordinatorNotAvailable, text)
 }
 
 /// Whether the session is over, and what was asked on it has to be asked on another one.

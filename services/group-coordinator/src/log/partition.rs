@@ -48,8 +48,11 @@ impl PartitionLog {
 
 #[async_trait]
 impl ShardLog for PartitionLog {
-    async fn open(&self, _writer_epoch: i64) -> Result<Offset, ApiError> {
+    async fn wait_until_there(&self) {
         self.metadata.wait_until(|view| view.topic_named(GROUPS_TOPIC).is_some()).await;
+    }
+
+    async fn end(&self) -> Result<Offset, ApiError> {
         let (storage, partition) = self.route()?;
         let found = storage.look_up(partition, OffsetQuery::Latest).await?;
         found.offset.ok_or_else(|| ApiError::internal("a log has no end"))
@@ -71,7 +74,7 @@ impl ShardLog for PartitionLog {
                     partition,
                     record_batch: batch.record_batch,
                     acks: Acks::All,
-                    expected_offset: Some(batch.expected_offset),
+                    expected_offset: batch.expected_offset,
                     trace: None,
                 };
                 let reply = AppendReply::new(|outcome| drop(told.send(outcome.map(drop))));

@@ -12,8 +12,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::Instant;
 use walser_group::{
-    Attached, Commit, CommitAuthor, Config, GroupShard, Join, MemberRef, NoticeContent, OffsetToCommit, RemovalCause,
-    Subscription,
+    Attached, Commit, CommitAuthor, Config, CoordinatorEpoch, GroupShard, Join, MemberRef, NoticeContent,
+    OffsetToCommit, RemovalCause, Subscription,
 };
 use walser_model::{Clock, Offset, PartitionIndex, Timestamp, TopicId, TopicPartition};
 use walser_rpc::{ApiError, Effect, Reason};
@@ -46,22 +46,33 @@ struct Tested {
     log: MemoryLog,
     shard: ShardHandle,
     topics: watch::Sender<Option<KnownTopics>>,
+    given: watch::Sender<Option<CoordinatorEpoch>>,
+    outdated: watch::Receiver<Option<CoordinatorEpoch>>,
     driver: JoinHandle<()>,
 }
 
 impl Tested {
     /// With a topic "t" of so many partitions.
     fn new(log: &MemoryLog, partitions: i32) -> Self {
+        Self::given(log, partitions, 1)
+    }
+
+    /// The same, in an epoch.
+    fn given(log: &MemoryLog, partitions: i32, epoch: i64) -> Self {
         let topics = watch::Sender::new(Some(topics(partitions)));
+        let given = watch::Sender::new(Some(CoordinatorEpoch(epoch)));
+        let (outdated, told_outdated) = watch::channel(None);
         let parts = ShardParts {
             log: Arc::new(log.clone()),
             clock: Arc::new(RuntimeClock(Instant::now())),
             topics: topics.subscribe(),
             terms: Terms::default(),
+            given: given.subscribe(),
+            outdated,
             config: Config::default(),
         };
         let (shard, driver) = ShardHandle::of(parts);
-        Self { log: log.clone(), shard, topics, driver: tokio::spawn(driver.run()) }
+        Self { log: log.clone(), shard, topics, given, outdated: told_outdated, driver: tokio::spawn(driver.run()) }
     }
 
     /// Asks until the shard is loaded.
@@ -100,7 +111,7 @@ impl Tested {
 
     /// Whether a replay of the log gives the state of the shard.
     async fn replays(&self) -> bool {
-        let (replayed, _) = replay(&self.log, 0, Config::default()).await.unwrap();
+        let (replayed, _) = replay(&self.log, Config::default()).await.unwrap();
         self.shard.ask(None, move |shard, _, _| Ok(shard.same_state(&replayed))).await.unwrap()
     }
 
@@ -218,13 +229,63 @@ async fn what_was_written_counts_though_its_acknowledgement_was_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_coordinator_that_has_not_seen_what_another_wrote_writes_nothing() {
+async fn of_two_coordinators_the_later_one_writes_and_the_other_one_stops_for_good() {
     let log = MemoryLog::default();
-    let zombie = Tested::new(&log, 1).loaded().await;
-    let other = Tested::new(&log, 1).loaded().await;
+    let zombie = Tested::given(&log, 1, 7).loaded().await;
+    assert!(zombie.commit("g", 4).await.await.unwrap().is_ok());
+    let other = Tested::given(&log, 1, 8).loaded().await;
     assert!(other.commit("g", 5).await.await.unwrap().is_ok());
+    // It has not heard that it has a successor.
     assert!(zombie.commit("g", 1).await.await.unwrap().is_err());
-    assert_eq!(zombie.loaded().await.committed("g").await, Some(5));
+    let (written, opened) = (log.batch_count(), log.opened());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let refused = zombie.commit("g", 1).await.await.unwrap().unwrap_err();
+    assert_eq!((refused.reason(), refused.effect()), (Reason::CoordinatorNotAvailable, Effect::None));
+    assert_eq!(log.batch_count(), written, "it writes nothing any more");
+    assert_eq!(log.opened(), opened + 1, "and reads the log once, to learn why");
+    assert_eq!(other.committed("g").await, Some(5));
+    // What it says of the log makes the controller give the shard in a higher epoch, if it means this one all the same.
+    assert_eq!(*zombie.outdated.borrow(), Some(CoordinatorEpoch(8)));
+    zombie.given.send_replace(Some(CoordinatorEpoch(9)));
+    let zombie = zombie.loaded().await;
+    assert_eq!((zombie.committed("g").await, *zombie.outdated.borrow()), (Some(5), None));
+    assert!(other.commit("g", 6).await.await.unwrap().is_err(), "now it is the other one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_is_given_to_another_one_is_dropped_and_can_come_back() {
+    let tested = Tested::new(&MemoryLog::default(), 1).loaded().await;
+    let outbox = Outbox::<()>::default();
+    tested.shard.connect("gateway".parse().unwrap(), Arc::new(outbox.clone())).await.unwrap();
+    tested.log.hold();
+    let on_the_way = tested.commit("g", 3).await;
+    tested.given.send_replace(None);
+    let failure = on_the_way.await.unwrap().unwrap_err();
+    assert_eq!((failure.reason(), failure.effect()), (Reason::CoordinatorNotAvailable, Effect::Maybe));
+    assert_eq!(outbox.next().await.unwrap_err().reason(), Reason::CoordinatorNotAvailable, "its streams end");
+    tested.log.go_on();
+    let away = tested.commit("g", 4).await.await.unwrap().unwrap_err();
+    assert_eq!((away.reason(), away.effect()), (Reason::CoordinatorNotAvailable, Effect::None));
+    tested.given.send_replace(Some(CoordinatorEpoch(2)));
+    let tested = tested.loaded().await;
+    assert_eq!(tested.committed("g").await, Some(3));
+    assert!(tested.replays().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_takeover_does_not_wait_for_the_one_before_and_sees_what_it_wrote() {
+    let log = MemoryLog::default();
+    let before = Tested::given(&log, 1, 1).loaded().await;
+    log.hold();
+    // Written, and nobody has heard of it.
+    let unheard = before.commit("g", 3).await;
+    let after = Tested::given(&log, 1, 2);
+    settle().await;
+    assert!(after.shard.ask(None, |_, _, _| Ok(())).await.is_err(), "its epoch is not replicated yet");
+    log.go_on();
+    let after = after.loaded().await;
+    assert!(unheard.await.unwrap().is_ok());
+    assert_eq!(after.committed("g").await, Some(3));
 }
 
 #[tokio::test(start_paused = true)]

@@ -92,7 +92,7 @@ impl Membership {
         // What only says which nodes are there is not acted on; but once this incarnation counts, a copy of the directory
         // from before is told by not having seen that.
         let registered = self.is_news_of_registration(&view);
-        if !changes.of_nodes_only() || registered {
+        if !changes.of_no_topic() || registered {
             let lineage = seen.lineage.parse::<ClusterId>();
             let lineage = lineage.map(ClusterId::to_bytes).unwrap_or_default();
             self.note(SeenMetadata { version: view.version(), lineage }, registered).await?;

@@ -15,6 +15,7 @@ pub(crate) enum ClusterRole {
     Etcd,
     Controller,
     StorageNode,
+    GroupCoordinator,
     Gateway,
 }
 
@@ -129,6 +130,9 @@ pub(crate) struct ClusterUpArgs {
     /// Storage nodes [default: 3, later as many as before]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) storage_nodes: Option<u32>,
+    /// Group coordinators [default: 2, later as many as before]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) group_coordinators: Option<u32>,
     /// Gateways [default: 2, later as many as before]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) gateways: Option<u32>,
@@ -192,6 +196,7 @@ impl std::fmt::Display for ClusterRole {
             Self::Etcd => "etcd",
             Self::Controller => "controller",
             Self::StorageNode => "storage-node",
+            Self::GroupCoordinator => "group-coordinator",
             Self::Gateway => "gateway",
         })
     }

@@ -1,7 +1,7 @@
 //! `walser cluster`: a cluster of separate processes on this machine, for trying out and for tests.
 //!
 //! ```text
-//!   walser cluster up ── supervisor ── spawns ──> walser controller | storage-node | gateway
+//!   walser cluster up ── supervisor ── spawns ──> walser controller | storage-node | ...
 //!                            ^  '── writes ──> DIR/cluster.json
 //!   walser cluster kill ─────'
 //!          DIR/control.sock: a line of JSON there, a line of JSON back

@@ -67,6 +67,12 @@ fn tombstone(topic: u32) -> MetadataChange {
     MetadataChange::Tombstone { topic: id(topic), value: Box::new(value), revision: 6 }
 }
 
+fn group_shard(shard: i32, epoch: i64) -> MetadataChange {
+    let (coordinator, address) = (format!("c{epoch}"), "h:3".to_owned());
+    let value = GroupShardValue { coordinator, address, epoch, ..GroupShardValue::default() };
+    MetadataChange::GroupShard { shard, value: Box::new(value), revision: 7 + epoch }
+}
+
 /// Everything in a view, in one order.
 fn content(view: &View) -> Vec<String> {
     let mut all: Vec<_> =
@@ -74,6 +80,7 @@ fn content(view: &View) -> Vec<String> {
     let topics = view.topics().map(|topic| topic.id).chain(view.detached_topics());
     all.extend(topics.flat_map(|topic| view.partitions_of(topic)).map(|partition| format!("{partition:?}")));
     all.extend(view.nodes().map(|node| format!("{node:?}")));
+    all.extend(view.group_shards().map(|given| format!("{given:?}")));
     all.extend(view.tombstones().map(|tombstone| format!("{tombstone:?}")));
     all.sort_unstable();
     all
@@ -94,6 +101,7 @@ fn a_view_arrives_as_it_was_sent_however_large_it_is() {
         let numbers = (0..topics).flat_map(|topic| (0..partitions).map(move |number| (topic, number)));
         changes.extend(numbers.map(|(topic, number)| partition(topic, number)));
         changes.extend(node(1).into_iter().chain(node(7)));
+        changes.extend([group_shard(0, 1), group_shard(15, 2)]);
         changes.extend([tombstone(99_999), partition(99_999, 0), partition(99_998, 0)]);
         sent.apply(Delta { version: 9, snapshot: true, changes }).unwrap();
         let mut view = View::default();
@@ -107,7 +115,8 @@ fn a_view_arrives_as_it_was_sent_however_large_it_is() {
 fn every_kind_of_change_arrives() {
     let mut sent = View::<()>::default();
     let everything = [topic(1, 2), partition(1, 0), partition(1, 1), topic(2, 1), partition(2, 0), tombstone(3)];
-    let changes = everything.into_iter().chain(node(1)).chain(node(2)).collect();
+    let shards = [group_shard(0, 1), group_shard(1, 1)];
+    let changes = everything.into_iter().chain(node(1)).chain(node(2)).chain(shards).collect();
     sent.apply(Delta { version: 9, snapshot: true, changes }).unwrap();
     let mut view = View::default();
     received(&mut view, snapshot_messages(&sent));
@@ -115,6 +124,7 @@ fn every_kind_of_change_arrives() {
         vec![topic(4, 1), partition(4, 0)],
         vec![MetadataChange::TopicRemoved(id(1)), tombstone(1)],
         vec![MetadataChange::PartitionRemoved(at(1, 0)), MetadataChange::PartitionRemoved(at(1, 1))],
+        vec![group_shard(1, 2), group_shard(2, 1)],
         vec![MetadataChange::TombstoneRemoved(id(3)), MetadataChange::NodeRemoved(NodeId(2))],
         Vec::new(),
     ];

@@ -111,7 +111,7 @@ fn port_name(role: ClusterRole) -> &'static str {
     match role {
         ClusterRole::Etcd => "client",
         ClusterRole::Gateway => "grpc",
-        ClusterRole::Controller | ClusterRole::StorageNode => "internal",
+        ClusterRole::Controller | ClusterRole::StorageNode | ClusterRole::GroupCoordinator => "internal",
     }
 }
 
@@ -224,6 +224,10 @@ pub(crate) fn plan(
         (ClusterRole::Etcd, metastore.members()),
         (ClusterRole::Controller, directory.controllers(arguments)),
         (ClusterRole::StorageNode, directory.count(ClusterRole::StorageNode, arguments.storage_nodes, 3)),
+        (
+            ClusterRole::GroupCoordinator,
+            directory.count(ClusterRole::GroupCoordinator, arguments.group_coordinators, 2),
+        ),
         (ClusterRole::Gateway, directory.count(ClusterRole::Gateway, arguments.gateways, 2)),
     ];
     let network = u8::try_from(std::process::id() % 250).unwrap_or(0) + 2;
@@ -296,7 +300,7 @@ pub(crate) fn arguments(
             settings.push(format!("storage.data={data}"));
             settings.push(format!("storage.node.id={}", process.id));
         }
-        ClusterRole::Gateway | ClusterRole::Etcd => {}
+        ClusterRole::GroupCoordinator | ClusterRole::Gateway | ClusterRole::Etcd => {}
     }
     if process.role != ClusterRole::Controller {
         settings.push(format!("controller.address={}", addresses(ClusterRole::Controller, "")));
@@ -350,6 +354,7 @@ mod tests {
             etcd_members: None,
             etcd: None,
             storage_nodes: Some(storage_nodes),
+            group_coordinators: None,
             gateways: None,
         }
     }
@@ -360,15 +365,15 @@ mod tests {
         let directory = ClusterDirectory::lock(place.path()).unwrap();
         let three = plan(&directory, &wanted(place.path(), 3), &ClusterMetastore::Embedded).unwrap();
         let mut all: Vec<_> = three.iter().flat_map(|process| process.addresses.values().copied()).collect();
-        assert_eq!(all.len(), 12);
+        assert_eq!(all.len(), 16);
         all.sort();
         all.dedup();
-        assert_eq!(all.len(), 12, "each has ports of its own");
+        assert_eq!(all.len(), 16, "each has ports of its own");
         assert!(all.iter().all(|address| address.ip().is_loopback()));
         directory.write(&three).unwrap();
         assert_eq!(plan(&directory, &wanted(place.path(), 3), &ClusterMetastore::Embedded).unwrap(), three);
         let four = plan(&directory, &wanted(place.path(), 4), &ClusterMetastore::Embedded).unwrap();
-        assert_eq!(four.iter().filter(|process| three.contains(process)).count(), 6);
+        assert_eq!(four.iter().filter(|process| three.contains(process)).count(), 8);
         let as_before = ClusterUpArgs { storage_nodes: None, ..wanted(place.path(), 3) };
         assert_eq!(plan(&directory, &as_before, &ClusterMetastore::Embedded).unwrap(), four);
     }

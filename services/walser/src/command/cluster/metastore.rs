@@ -191,6 +191,7 @@ fn options_of_etcd_are_refused_where_the_store_is_not_in_etcd() {
         etcd_members,
         etcd: None,
         storage_nodes: None,
+        group_coordinators: None,
         gateways: None,
     };
     let embedded = Some(ClusterMetastoreKind::Embedded);

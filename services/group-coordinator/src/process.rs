@@ -1,0 +1,43 @@
+//! The group coordinator as a process of its own.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use walser_rpc::{CallLayer, Network};
+use walser_service::{MainError, Process, process, telemetry};
+
+use crate::config::{PROCESS_KEYS, advertised};
+use crate::{CoordinatorDependencies, service};
+
+/// How long a stop waits until the controller has given the shards of this coordinator to others.
+const STOP_GRANT_MAX: Duration = Duration::from_secs(5);
+
+/// Runs the service with the arguments of a process, its name first, to the end.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let tables = [process::INTERNAL_PORT, process::KEYS, process::CONTROLLER, telemetry::KEYS, PROCESS_KEYS];
+    process::main(arguments, &tables, run)
+}
+
+async fn run(process: Process) -> Result<(), MainError> {
+    let network = Network::from_address(process.dial_from()?);
+    network.dial_controllers(process.settings.text("controller.address"))?;
+    let dependencies = CoordinatorDependencies {
+        clock: Arc::clone(&process.clock),
+        random: Arc::clone(&process.random),
+        address: advertised(&process.settings, process.address),
+    };
+    process.shutdown.put_off(STOP_GRANT_MAX);
+    process.health.set_problems(vec!["no controller has answered yet".to_owned()]);
+    let coordinator = service::start(dependencies, &network, process.shutdown.clone())?;
+    let (health, known) = (process.health.clone(), coordinator.metadata_known());
+    tokio::spawn(async move {
+        known.await;
+        health.set_problems(Vec::new());
+    });
+    let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
+    let name = concat!("walser-group-coordinator/", env!("CARGO_PKG_VERSION"));
+    let guard = CallLayer::new(name, telemetry::call_span, durations);
+    process.serve(coordinator.routes.clone(), guard)?.until_stopped(coordinator.drain()).await
+}
