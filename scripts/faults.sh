@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 rows=("$@")
-all=(1 2 3 5 6 14 15 16 17 18 19 22 23 24 25 28 29 30 1000)
+all=(1 2 3 5 6 14 15 16 17 18 19 20 21 22 23 24 25 28 29 30 39 1000)
 [ ${#rows[@]} -gt 0 ] || rows=("${all[@]}")
 
 features=()
@@ -28,6 +28,7 @@ processes() {
   case $1 in
     1 | 2 | 3 | 5) echo "fault_rows::row_0$1" ;;
     14 | 24 | 28) echo "fault_rows::row_$1" ;;
+    20 | 21 | 39) echo "group_rows::row_$1" ;;
     22) echo rolling::row_22 ;;
     23) echo upgrades::row_23 ;;
     15 | 16 | 17 | 18 | 19) echo "controllers::row_$1" ;;

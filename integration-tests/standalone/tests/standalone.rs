@@ -44,8 +44,12 @@ mod generated_client;
 mod group_clients;
 #[path = "standalone/group_consume.rs"]
 mod group_consume;
+#[path = "standalone/group_load.rs"]
+mod group_load;
 #[path = "standalone/group_member.rs"]
 mod group_member;
+#[path = "standalone/group_rows.rs"]
+mod group_rows;
 #[path = "standalone/groups.rs"]
 mod groups;
 #[path = "standalone/hung_disk.rs"]

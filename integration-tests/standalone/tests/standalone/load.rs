@@ -1,5 +1,6 @@
 //! A steady load of small records with acks=all, and the pauses in it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -68,12 +69,24 @@ impl Load {
         partitions.iter().map(of).max().unwrap_or_default()
     }
 
-    /// Ends the load, reads everything, and judges it. Returns how many records were acknowledged.
-    pub(crate) async fn judge(mut self, client: &Client) -> u64 {
+    /// What was written, for a judge.
+    pub(crate) fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// Ends the load. Returns how many records each partition has.
+    pub(crate) async fn stop(&mut self) -> BTreeMap<i32, i64> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.writers.join_next().await {
             ended.unwrap();
         }
+        let count = |partition: i32| self.acknowledged[index(partition)].lock().unwrap().len();
+        (0..PARTITIONS).map(|partition| (partition, i64::try_from(count(partition)).unwrap())).collect()
+    }
+
+    /// Ends the load, reads everything, and judges it. Returns how many records were acknowledged.
+    pub(crate) async fn judge(mut self, client: &Client) -> u64 {
+        self.stop().await;
         for partition in 0..PARTITIONS {
             self.seen.read(client, partition, true).await;
         }
