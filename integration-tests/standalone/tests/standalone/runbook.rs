@@ -12,6 +12,7 @@ use walser_proto::v1 as pb;
 use crate::cluster_up::{Up, with_etcd};
 use crate::elections::refused_by;
 use crate::faults::until;
+use crate::group_member::Member;
 use crate::hurt_copies::{accepts_loss, segment, with_damaged_leader};
 use crate::processes::{Cluster, Service};
 use crate::replicated::{Nodes, all_in_sync, alone_in_sync, create_replicated, leader, partitions};
@@ -318,4 +319,27 @@ async fn a_cluster_comes_up_without_a_node_that_has_lost_the_only_copies() {
     shows(&address, "NODE_DOWN").await;
     up.act_ok(&["start", "storage-node", "1"]);
     healthy(&address).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_without_group_coordinators_says_so_and_its_members_go_on_with_the_next_one() {
+    let (_dir, data) = place();
+    let up = Up::start(&data);
+    let (address, client) = (up.server(), up.client());
+    create_replicated(&client, "t", 1, 2).await;
+    all_in_sync(&client, "t").await;
+    healthy(&address).await;
+    let mut member = Member::join(&client, "g", "t").await;
+    member.own(1).await;
+    up.act_ok(&["kill", "group-coordinator", "1"]);
+    member.commit(Vec::new()).await;
+    healthy(&address).await;
+    up.act_ok(&["kill", "group-coordinator", "2"]);
+    shows(&address, "GROUP_COORDINATOR_DOWN").await;
+    write(&client, "t", 0, "records flow").await;
+    up.act_ok(&["start", "group-coordinator", "1"]);
+    healthy(&address).await;
+    member.read_many(1).await;
+    member.commit_all().await;
+    assert_eq!(member.revoked.len(), 0);
 }

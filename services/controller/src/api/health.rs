@@ -35,6 +35,9 @@ impl Controller {
         let takes_no_writes = self.problems.takes_no_writes().or_else(|| self.writes.problem());
         issues.extend(takes_no_writes.map(|problem| store_issue(&problem)));
         issues.extend(self.problems.of_parts().into_iter().map(store_part_issue));
+        // In one process it ends with everything else.
+        let had_coordinators = !self.config.standalone && view.metadata.group_shards().next().is_some();
+        issues.extend((had_coordinators && !self.coordinators.any_living()).then(no_coordinator_issue));
         let none_left = registered(view).all(|(node, entry)| self.is_down(node, entry));
         let availability = self.availability(view);
         let mut away = false;
@@ -108,6 +111,14 @@ fn store_issue(problem: &str) -> pb::HealthIssue {
 fn store_part_issue(problem: String) -> pb::HealthIssue {
     let hint = "records flow, and nothing is refused as long as most members of etcd are there; look at etcd";
     issue("METADATA_STORE_DEGRADED", pb::HealthStatus::Degraded, problem, hint.to_owned(), Vec::new())
+}
+
+/// No group coordinator is heard, where there was one.
+fn no_coordinator_issue() -> pb::HealthIssue {
+    let message =
+        "no group coordinator is there: consumer groups read nothing new, and nothing is committed".to_owned();
+    let hint = "start one (walser group-coordinator); members go on then where they were".to_owned();
+    issue("GROUP_COORDINATOR_DOWN", pb::HealthStatus::Degraded, message, hint, Vec::new())
 }
 
 /// No node has ever registered.

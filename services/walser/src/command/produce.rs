@@ -181,8 +181,10 @@ async fn known_obstacle(client: &Client, topic: &str, partition: i32) -> String 
             || *object == own
             || object.strip_prefix(&own).is_some_and(|rest| rest.starts_with('/'))
     };
-    let concerns =
-        |issue: &pb::HealthIssue| issue.code != "CONTROLLER_DOWN" && issue.objects.first().is_none_or(concerns);
+    let elsewhere = ["CONTROLLER_DOWN", "GROUP_COORDINATOR_DOWN"];
+    let concerns = |issue: &pb::HealthIssue| {
+        !elsewhere.contains(&issue.code.as_str()) && issue.objects.first().is_none_or(concerns)
+    };
     let issue = issues.into_iter().find(concerns);
     match issue {
         Some(issue) => format!("{} ({})", issue.message, issue.code),
