@@ -50,6 +50,8 @@ mod group_load;
 mod group_member;
 #[path = "standalone/group_rows.rs"]
 mod group_rows;
+#[path = "standalone/group_ways.rs"]
+mod group_ways;
 #[path = "standalone/groups.rs"]
 mod groups;
 #[path = "standalone/hung_disk.rs"]

@@ -201,7 +201,8 @@ impl GroupReader {
     ///
     /// # Errors
     /// Too much waits already, or the reader is leaving.
-    pub fn commit(&mut self, offsets: Vec<pb::OffsetCommit>) -> Result<i64, ApiError> {
+    pub fn commit(&mut self, mut offsets: Vec<pb::OffsetCommit>) -> Result<i64, ApiError> {
+        self.holdings.name_topics(&mut offsets);
         let parts = offsets.len().div_ceil(OFFSETS_MAX).max(1);
         self.check_room(parts)?;
         let commit_id = self.commits.begin(parts)?;
@@ -227,7 +228,12 @@ impl GroupReader {
     ///
     /// # Errors
     /// As [`GroupReader::commit`].
-    pub fn confirm_revocation(&mut self, revocation_id: i64, offsets: Vec<pb::OffsetCommit>) -> Result<(), ApiError> {
+    pub fn confirm_revocation(
+        &mut self,
+        revocation_id: i64,
+        mut offsets: Vec<pb::OffsetCommit>,
+    ) -> Result<(), ApiError> {
+        self.holdings.name_topics(&mut offsets);
         self.ask(Message::ConfirmRevocation(pb::ConfirmRevocation { revocation_id, offsets }))
     }
 

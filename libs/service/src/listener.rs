@@ -52,6 +52,10 @@ pub struct ListenerLimits {
     pub streams_max: u32,
     /// Time for the HTTP/2 preface and the first request.
     pub first_request: Duration,
+    /// A client from which nothing came for so long is sent a ping.
+    pub ping_interval: Duration,
+    /// A client that does not answer a ping for so long is gone.
+    pub ping_timeout: Duration,
     /// Flow-control window of a stream, in bytes.
     pub stream_window: u32,
     /// Flow-control window of a connection, in bytes.
@@ -133,6 +137,8 @@ impl Default for ListenerLimits {
             connections_per_address_max: 256,
             streams_max: 1000,
             first_request: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(2),
+            ping_timeout: Duration::from_secs(3),
             stream_window: 2 << 20,
             connection_window: 8 << 20,
             connection_age: None,
@@ -278,8 +284,8 @@ impl ListenerLimits {
             .max_concurrent_streams(self.streams_max)
             .http2_max_header_list_size(HEADER_LIST_BYTES)
             .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(20)));
+            .http2_keepalive_interval(Some(self.ping_interval))
+            .http2_keepalive_timeout(Some(self.ping_timeout));
         // Cutting what still runs then is for the socket: with a grace of its own the server would not tell the client before.
         match age {
             Some(age) => server.max_connection_age(age),

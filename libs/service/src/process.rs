@@ -74,6 +74,18 @@ pub const KEYS: &[Key] = &[
         default: "256",
         doc: "Most connections from one address; loopback is not counted.",
     },
+    Key {
+        name: "listener.ping.interval.ms",
+        kind: Kind::Int(100, 3_600_000),
+        default: "2000",
+        doc: "A client from which nothing came for so long is sent an HTTP/2 ping.",
+    },
+    Key {
+        name: "listener.ping.timeout.ms",
+        kind: Kind::Int(100, 3_600_000),
+        default: "3000",
+        doc: "A client that does not answer a ping for so long is gone: its connection is closed, and what its members of groups had goes to others.",
+    },
 ];
 
 /// Where processes that are no controller find theirs.
@@ -239,6 +251,8 @@ impl Process {
         let limits = ListenerLimits {
             connections_max: settings.number("listener.connections.max"),
             connections_per_address_max: settings.number("listener.connections.per.address.max"),
+            ping_interval: settings.duration("listener.ping.interval.ms"),
+            ping_timeout: settings.duration("listener.ping.timeout.ms"),
             ..ListenerLimits::default()
         };
         let listener = Listener::bind(settings.address("listen"), exposure, limits, &metrics).await?;

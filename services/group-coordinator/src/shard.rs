@@ -15,6 +15,7 @@
 //! slow or away for a while ends no session.
 
 mod gathering;
+mod member_log;
 mod replay;
 mod sessions;
 mod shard_clock;
@@ -39,6 +40,7 @@ use crate::terms::Terms;
 use crate::topics::{KnownTopics, topic_changes};
 
 use self::gathering::{Deferred, Gathering, Sealed};
+use self::member_log::log_members;
 use self::sessions::Sessions;
 use self::shard_clock::ShardClock;
 use self::tenure::Tenure;
@@ -354,6 +356,7 @@ impl Serving<'_> {
     /// Has events written, and what waits for them released behind them. Without events it waits for those before it.
     fn gather(&mut self, out: Output, answer: Option<crate::call::Release>) {
         let wrote = !out.events.is_empty();
+        log_members(&out.events);
         self.gathering.add(&out.events, self.clock.now().wall);
         let deferred = Deferred { answer, notices: out.notices };
         if deferred.is_empty() {

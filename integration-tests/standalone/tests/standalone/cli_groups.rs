@@ -313,3 +313,24 @@ async fn a_thousand_partitions_are_shared() {
     assert_eq!(numbers(&all), (0..3000).collect());
     server.assert_no_panic();
 }
+
+/// A client that hangs answers no ping, and is gone: it need not have closed anything.
+#[test]
+fn what_a_member_had_that_hangs_goes_to_the_others() {
+    let (_dir, data) = place();
+    let pings = ["--set", "listener.ping.interval.ms=200", "--set", "listener.ping.timeout.ms=300"];
+    let server = Server::start_with(&data, &pings);
+    let created = server.cli(&["topic", "create", "t", "--partitions", "2"]);
+    assert!(created.status.success());
+    write_numbers(&server, "t", 2, 0..2);
+    let mut hanging = Member::start(&server.address, &["t", "-g", "g", "--from", "earliest"]);
+    hanging.take(2);
+    hanging.signal("STOP");
+    // What it has printed it may have committed, or not.
+    write_numbers(&server, "t", 2, 2..4);
+    let mut other = Member::start(&server.address, &["t", "-g", "g", "--from", "earliest"]);
+    let mut read = BTreeSet::new();
+    while !(read.contains("0 2") && read.contains("1 3")) {
+        read.extend(other.take(1));
+    }
+}

@@ -365,10 +365,19 @@ async fn topics_that_come_grow_and_go_are_followed() {
     client.topics().delete_topic(delete).await.unwrap();
     member.own(0).await;
     assert_eq!(member.revoked[0].cause(), pb::RevocationCause::TopicDeleted);
-    // The same name is another topic, which is read from its start.
+    // The same name is another topic, which is read from its start, and a late commit of the one before is none of it.
+    let before = member.topic_ids["events"].clone();
     create(&client, "events", 1, &[]).await;
     fill(&client, "events", 1, 0, 1).await;
     member.read_many(7).await;
+    let of_before = pb::OffsetCommit { topic_id: before, ..offset("events", 0, 1) };
+    let refused = member.commit(vec![of_before]).await;
+    assert_eq!(refused[0].error.as_ref().unwrap().reason, "TOPIC_NOT_FOUND");
+    let own = pb::OffsetCommit { topic_id: member.topic_ids["events"].clone(), ..offset("events", 0, 1) };
+    assert_eq!(member.commit(vec![own]).await, []);
+    let no_id = pb::OffsetCommit { topic_id: "x".to_owned(), ..offset("events", 0, 1) };
+    member.say(Message::Commit(pb::ConsumeCommit { commit_id: 99, offsets: vec![no_id] })).await;
+    assert_eq!(reason(member.fails().await), Reason::FieldInvalid);
     server.assert_no_panic();
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Member {
     pub(crate) token: String,
     /// By topic and partition, where it was told that reading starts.
     pub(crate) owned: BTreeMap<(String, i32), i64>,
+    /// By topic, the id that was told last.
+    pub(crate) topic_ids: BTreeMap<String, String>,
     /// Offset and value of what was read, by partition.
     pub(crate) read: BTreeMap<i32, Vec<(i64, String)>>,
     /// Where the next commit of everything goes, by topic and partition.
@@ -67,6 +69,7 @@ impl Member {
             id: String::new(),
             token: String::new(),
             owned: BTreeMap::new(),
+            topic_ids: BTreeMap::new(),
             read: BTreeMap::new(),
             next: BTreeMap::new(),
             results: BTreeMap::new(),
@@ -95,6 +98,7 @@ impl Member {
             Event::Assigned(assigned) => {
                 for partition in assigned.partitions {
                     let at = partition.topic_partition.unwrap();
+                    self.topic_ids.insert(at.topic.clone(), partition.topic_id);
                     self.owned.insert((at.topic, at.partition), partition.start_offset);
                 }
             }

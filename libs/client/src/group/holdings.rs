@@ -19,6 +19,8 @@ pub(super) struct Holdings {
 struct Held {
     /// On this stream. Else it may be assigned again.
     assigned: bool,
+    /// Id of its topic.
+    topic_id: String,
     /// The end of what was delivered since it was assigned, and its leader epoch.
     delivered: Option<(i64, i32)>,
     /// The caller wants none of its records until it says otherwise.
@@ -31,9 +33,11 @@ impl Holdings {
     /// Takes partitions that were assigned; those of them that are to be paused again.
     pub(super) fn add(&mut self, assigned: &[pb::AssignedPartition]) -> Vec<pb::TopicPartition> {
         let mut paused = Vec::new();
-        for partition in assigned.iter().filter_map(|assigned| assigned.topic_partition.as_ref()) {
+        for assigned in assigned {
+            let Some(partition) = &assigned.topic_partition else { continue };
             let held = self.held.entry(key(partition)).or_default();
             (held.assigned, held.delivered) = (true, None);
+            held.topic_id.clone_from(&assigned.topic_id);
             if held.paused {
                 paused.push(partition.clone());
             }
@@ -72,10 +76,17 @@ impl Holdings {
         let commit = |(place, held): (&Place, &Held)| {
             let (offset, leader_epoch) = held.delivered.filter(|_| held.assigned)?;
             let topic_partition = Some(pb::TopicPartition { topic: place.0.clone(), partition: place.1 });
-            let leader_epoch = Some(leader_epoch);
-            Some(pb::OffsetCommit { topic_partition, offset, leader_epoch, metadata: String::new() })
+            Some(pb::OffsetCommit { topic_partition, offset, leader_epoch: Some(leader_epoch), ..Default::default() })
         };
         self.held.iter().filter_map(commit).collect()
+    }
+
+    /// Names the topics of commits by their ids, too: a topic that is created again under the name is another one.
+    pub(super) fn name_topics(&self, offsets: &mut [pb::OffsetCommit]) {
+        for commit in offsets.iter_mut().filter(|commit| commit.topic_id.is_empty()) {
+            let held = commit.topic_partition.as_ref().and_then(|partition| self.held.get(&key(partition)));
+            commit.topic_id = held.map(|held| held.topic_id.clone()).unwrap_or_default();
+        }
     }
 
     pub(super) fn set_paused(&mut self, partition: &pb::TopicPartition, paused: bool) -> Result<(), ApiError> {

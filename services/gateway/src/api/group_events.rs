@@ -47,12 +47,13 @@ pub(super) fn event(event: GroupEvent) -> pb::ConsumeResponse {
 }
 
 fn assigned(assigned: Assigned) -> pb::AssignedPartition {
-    let Assigned { of, start_offset, committed } = assigned;
+    let Assigned { of, topic, start_offset, committed } = assigned;
     pb::AssignedPartition {
         topic_partition: Some(partition(&of)),
         start_offset,
         committed_offset: committed.as_ref().map(|committed| committed.offset.0),
         metadata: committed.map(|committed| committed.metadata).unwrap_or_default(),
+        topic_id: topic.to_string(),
     }
 }
 

@@ -195,12 +195,15 @@ fn commits(field: &str, offsets: Vec<pb::OffsetCommit>) -> Result<Vec<OffsetComm
 }
 
 fn commit(field: &str, commit: pb::OffsetCommit) -> Result<OffsetCommit, ApiError> {
-    let pb::OffsetCommit { topic_partition, offset, leader_epoch, metadata } = commit;
+    let pb::OffsetCommit { topic_partition, offset, leader_epoch, metadata, topic_id } = commit;
     let of = partition(field, topic_partition)?;
     if leader_epoch.is_some_and(|epoch| epoch < 0) {
         return Err(ApiError::field(field, "leader_epoch is at least 0; leave it out when unknown"));
     }
-    Ok(OffsetCommit { of, offset: Offset(offset), leader_epoch: leader_epoch.map(LeaderEpoch), metadata })
+    let no_id = |_| ApiError::field(field, "topic_id is the UUID of a topic, or empty");
+    let topic_id = (!topic_id.is_empty()).then(|| topic_id.parse().map_err(no_id)).transpose()?;
+    let leader_epoch = leader_epoch.map(LeaderEpoch);
+    Ok(OffsetCommit { of, offset: Offset(offset), leader_epoch, metadata, topic_id })
 }
 
 fn seek(asked: pb::ReadTarget, now: i64) -> Result<Place, ApiError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use walser_group::{GroupId, InstanceId, Subscription};
-use walser_model::{LeaderEpoch, Offset};
+use walser_model::{LeaderEpoch, Offset, TopicId};
 use walser_rpc::MemberToken;
 
 use crate::reading::{Options, PartitionName, ReadPosition};
@@ -50,6 +50,8 @@ pub(crate) struct OffsetCommit {
     pub(crate) offset: Offset,
     pub(crate) leader_epoch: Option<LeaderEpoch>,
     pub(crate) metadata: String,
+    /// `None`: whichever topic has the name.
+    pub(crate) topic_id: Option<TopicId>,
 }
 
 /// A commit of the client.

@@ -19,8 +19,8 @@ use super::{Answered, Assigned, GroupEvent, GroupStream, RevocationCause};
 
 /// Bytes of a partition in a message, beside the name of its topic.
 const NAME_OVERHEAD: usize = 24;
-/// The same with offsets, and beside the metadata of a commit.
-const ASSIGNED_OVERHEAD: usize = 64;
+/// The same with offsets and the id of the topic, and beside the metadata of a commit.
+const ASSIGNED_OVERHEAD: usize = 104;
 
 /// Partitions that the client is asked to let go.
 #[derive(Debug)]
@@ -258,7 +258,8 @@ impl GroupStream {
             if held.committed.is_none() {
                 begins.push((partition, start_offset));
             }
-            assigned.push(Assigned { of: held.name.clone(), start_offset, committed: held.committed.clone() });
+            let (of, committed) = (held.name.clone(), held.committed.clone());
+            assigned.push(Assigned { of, topic: partition.topic, start_offset, committed });
         }
         // Where it began is written: the next time such a place would be another one, behind records that nobody has read.
         if self.settings.start != ReadPosition::Earliest {

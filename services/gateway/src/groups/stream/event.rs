@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use walser_group::{CommittedOffset, RemovalCause};
-use walser_model::Timestamp;
+use walser_model::{Timestamp, TopicId};
 
 use crate::reading::{Chunk, PartitionFailure, PartitionName, Progress, Reset};
 
@@ -61,6 +61,7 @@ impl GroupEvent {
 #[derive(Debug)]
 pub(crate) struct Assigned {
     pub(crate) of: PartitionName,
+    pub(crate) topic: TopicId,
     pub(crate) start_offset: i64,
     pub(crate) committed: Option<CommittedOffset>,
 }

@@ -115,17 +115,21 @@ impl GroupStream {
 
     /// The partition of a commit, if the member may commit it.
     fn checked(&self, commit: &OffsetCommit) -> Result<TopicPartition, ApiError> {
-        let found = match self.holdings.named(&commit.of) {
-            Some(partition) => self.holdings.get(&partition).map(|held| (partition, held)),
-            None => self.revocations.values().find_map(|revocation| revocation.named(&commit.of)),
-        };
+        let held =
+            self.holdings.named(&commit.of).and_then(|partition| Some((partition, self.holdings.get(&partition)?)));
+        let leaving = || self.revocations.values().find_map(|revocation| revocation.named(&commit.of));
+        let is_meant =
+            |(partition, _): &(TopicPartition, &Holding)| commit.topic_id.is_none_or(|id| id == partition.topic);
+        let known = held.or_else(leaving);
+        let found = held.filter(is_meant).or_else(|| leaving().filter(is_meant));
         let (actual, limit) = (commit.metadata.len(), METADATA_BYTES_MAX);
         if actual > limit {
             let text = format!("the metadata of the offset has {actual} bytes; at most {limit} are kept");
             let failure = ApiError::new(Reason::OffsetMetadataTooLarge, text).with("actual", actual);
             return Err(failure.with("limit", limit));
         }
-        let (partition, held): (TopicPartition, &Holding) = found.ok_or_else(|| not_owned(&commit.of))?;
+        let refused = || if known.is_some() { created_again(&commit.of) } else { not_owned(&commit.of) };
+        let (partition, held): (TopicPartition, &Holding) = found.ok_or_else(refused)?;
         held.check(commit.offset).map(|()| partition)
     }
 
@@ -210,6 +214,13 @@ impl GroupStream {
 fn failure_bytes(failure: &PartitionFailure) -> usize {
     let of = &failure.of.topic;
     3 * of.len() + 2 * failure.failure.message().len() + 400
+}
+
+/// A commit of a topic that is there no more, though its name is.
+fn created_again(of: &PartitionName) -> ApiError {
+    let text =
+        format!("topic \"{}\" was deleted and created again: the commit is of the one before, drop it", of.topic);
+    ApiError::new(Reason::TopicNotFound, text).with("topic", &of.topic).with("partition", of.partition)
 }
 
 fn not_owned(name: &PartitionName) -> ApiError {

@@ -86,7 +86,7 @@ impl Processed {
             topic_partition: Some(pb::TopicPartition { topic: chunk.topic.clone(), partition: chunk.partition }),
             offset: end,
             leader_epoch: Some(chunk.leader_epoch),
-            metadata: String::new(),
+            ..Default::default()
         };
         self.gathered.insert(place, commit);
     }
