@@ -291,6 +291,13 @@ impl Shard {
             }
             Command::FileMissing(id) if self.partitions.contains_key(&id) => self.lend(id, Task::LookForFiles),
             Command::FileMissing(_) => {}
+            Command::ReadFailed { partition, problem, generation } => {
+                let found = self.partitions.get_mut(&partition).filter(|found| found.log.generation() == generation);
+                if let Some(found) = found {
+                    found.read_failed(&problem, &self.context);
+                    self.touched.insert(partition);
+                }
+            }
             Command::CompactionAdvanced { partition, compacting, step } => {
                 self.compaction_advanced(partition, compacting, step);
             }

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use walser_log::{Generation, ReadError};
+use walser_log::{Generation, ReadError, out_of_files};
 use walser_model::TopicPartition;
 use walser_rpc::AppendBudget;
 
@@ -37,8 +37,8 @@ impl ShardSet {
         &self.shards[owner(partition, self.shards.len())].1
     }
 
-    /// Damage that a read has met in what the log had in it then is noted: the partition takes no writes from then on. A file
-    /// that it has not found is looked for.
+    /// What a read has met in what the log had in it then is noted: with damage the partition takes no writes from then on, with
+    /// a disk that fails it is out of service here. A file that was not found is looked for.
     pub(crate) fn note_damage(&self, partition: TopicPartition, generation: Generation, error: &ReadError) {
         match error {
             ReadError::Corrupt { at } => {
@@ -46,6 +46,11 @@ impl ShardSet {
             }
             ReadError::Io(error) if error.kind() == ErrorKind::NotFound => {
                 self.queue(partition).push(Command::FileMissing(partition));
+            }
+            // What the system says, and not the log itself.
+            ReadError::Io(error) if error.raw_os_error().is_some() && !out_of_files(error) => {
+                let problem = error.to_string();
+                self.queue(partition).push(Command::ReadFailed { partition, problem, generation });
             }
             _ => {}
         }

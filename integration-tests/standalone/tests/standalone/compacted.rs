@@ -216,3 +216,26 @@ async fn no_deleted_key_returns_with_a_replica_that_was_away_for_long() {
     written.rounds(&client, "t", 20, 40).await;
     written.compacted(&client, "t").await;
 }
+
+/// What was at an offset may be gone: a bounded read goes on behind it, from wherever it is asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bounded_read_from_any_offset_finds_the_next_record_that_is_left() {
+    let (_dir, data) = place();
+    let server = Server::start_with(&data, &["--set", SOON]);
+    let client = server.client();
+    create(&client, "t", 1, &SETTINGS).await;
+    let mut written = Written::default();
+    written.rounds(&client, "t", 10, 300).await;
+    written.compacted(&client, "t").await;
+    let left: Vec<i64> = read_all(&client, "t", 0).await.iter().map(|record| record.offset).collect();
+    for offset in (0..i64::try_from(written.count).unwrap()).step_by(7) {
+        let start = Some(pb::Position { at: Some(pb::position::At::Offset(offset)) });
+        let target = pb::ReadTarget { topic: "t".to_owned(), partition: Some(0), start, ..Default::default() };
+        let request = pb::FetchRequest { targets: vec![target], ..Default::default() };
+        let fetched = client.consumer().fetch(request).await.unwrap().into_inner();
+        let first = fetched.chunks.first().and_then(|chunk| chunk.records.first()).map(|record| record.offset);
+        let next = left.iter().copied().find(|found| *found >= offset);
+        // Compaction goes on meanwhile: what is found was left then.
+        assert!(first >= next && first.is_some(), "from {offset}: {first:?}, and {next:?} was left");
+    }
+}

@@ -451,3 +451,34 @@ async fn files_that_are_put_back_on_every_copy_are_sound_again_and_nothing_is_gi
         assert_alone_has(&mut nodes, &client, alone, &numbers(0..30)).await;
     }
 }
+
+/// A disk that cannot be read is no reason to wait: somebody else has the records.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_fails_in_a_read_gives_the_lead_to_another() {
+    let (_dir, data) = place();
+    let (mut nodes, client) = Nodes::with_settings(&data, &[("segment.bytes", "16KiB")], &[]).await;
+    let long =
+        |range: std::ops::Range<i32>| -> Vec<String> { range.map(|number| format!("{number:0>1000}")).collect() };
+    for value in long(0..60) {
+        write(&client, "t", 0, value).await;
+    }
+    let first = leader(&client, "t").await;
+    nodes.stop(first);
+    let (file, saved) = (segment(&nodes.data_of(first)), data.join("saved"));
+    std::fs::rename(&file, &saved).unwrap();
+    // Opening it works, and reading it does not.
+    std::fs::create_dir(&file).unwrap();
+    nodes.restart(first);
+    all_in_sync(&client, "t").await;
+    leads(&client, first).await;
+    assert_eq!(values(&client, "t", 0).await, long(0..60), "another one has them");
+    let problem = async || health(&client).await.issues.iter().any(|issue| issue.code == "REPLICA_OUT_OF_SERVICE");
+    until(problem, "the cluster says so").await;
+    write(&client, "t", 0, long(60..61).remove(0)).await;
+    nodes.stop(first);
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(&saved, &file).unwrap();
+    nodes.restart(first);
+    all_in_sync(&client, "t").await;
+    assert_alone_has(&mut nodes, &client, first, &long(0..61)).await;
+}

@@ -280,7 +280,8 @@ impl Reading {
         }
     }
 
-    /// One look at a partition. `None`: nothing there yet.
+    /// One look at a partition. `None`: nothing there yet. What has no records for clients is passed over, however much of
+    /// it there is: in a compacted log, offsets of which nothing is left.
     async fn fetch_part(
         &self,
         cursor: &mut Cursor,
@@ -288,6 +289,27 @@ impl Reading {
         amount: Amount,
         round: &mut FetchRound,
     ) -> Result<Option<Chunk>, Undecoded> {
+        loop {
+            let chunk = self.fetch_next(cursor, options, amount, round).await?;
+            if chunk.content.record_count > 0 || chunk.content.ended {
+                return Ok(Some(chunk));
+            }
+            let next = Offset(chunk.content.next_offset);
+            if next <= cursor.offset {
+                return Ok(None);
+            }
+            cursor.offset = next;
+        }
+    }
+
+    /// What a partition has behind its cursor, with records for clients or without.
+    async fn fetch_next(
+        &self,
+        cursor: &mut Cursor,
+        options: Options,
+        amount: Amount,
+        round: &mut FetchRound,
+    ) -> Result<Chunk, Undecoded> {
         let leader = leader(&cursor.target);
         if leader.is_some_and(|leader| round.silent.contains(&leader)) {
             return Err(no_answer(&cursor.target.topic, cursor.target.partition).into());
@@ -304,13 +326,7 @@ impl Reading {
         {
             round.silent.extend(leader);
         }
-        let chunk = PartitionReader::chunk(read?, cursor, options.shape, amount)?;
-        if chunk.content.record_count > 0 || chunk.content.ended {
-            return Ok(Some(chunk));
-        }
-        // What is waited for lies behind batches that have no records for clients.
-        cursor.offset = cursor.offset.max(Offset(chunk.content.next_offset));
-        Ok(None)
+        PartitionReader::chunk(read?, cursor, options.shape, amount)
     }
 }
 

@@ -68,6 +68,12 @@ pub(crate) enum Command {
     },
     /// A read has not found a file.
     FileMissing(TopicPartition),
+    /// The disk has failed in a read of what the log had in it then.
+    ReadFailed {
+        partition: TopicPartition,
+        problem: String,
+        generation: Generation,
+    },
     /// Whether a part of the log may be given up.
     CheckRepair {
         partition: TopicPartition,
@@ -155,6 +161,7 @@ impl Command {
             | Self::DeleteRecords { partition, .. }
             | Self::Damaged { partition, .. }
             | Self::FileMissing(partition)
+            | Self::ReadFailed { partition, .. }
             | Self::CheckRepair { partition, .. }
             | Self::Repair { partition, .. }
             | Self::FromPeer { partition, .. }

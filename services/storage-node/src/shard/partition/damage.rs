@@ -42,6 +42,17 @@ impl Partition {
         news
     }
 
+    /// The disk has failed in a read: this replica cannot give what it has, and nobody is to rely on it. A process that is
+    /// started again tries it again.
+    pub(crate) fn read_failed(&mut self, problem: &str, context: &ShardContext) {
+        if matches!(self.log.condition(), Condition::Failed { .. }) {
+            return;
+        }
+        tracing::error!(partition = %context.named(self.log.partition()), problem, "the disk has failed in a read");
+        self.log.fail(format!("the disk has failed in a read: {problem}"));
+        self.show_failure(context);
+    }
+
     /// Says that a write has failed; of a file that was not found it is said when it was looked for.
     pub(super) fn say_append_failed(&self, error: &LogError, context: &ShardContext) {
         let partition = context.named(self.log.partition());
