@@ -347,7 +347,8 @@ impl CompactionJob {
         for ClosedSegment { segment, end } in self.segments.iter().filter(|closed| closed.end > self.from) {
             up_to = *end;
             let file = segment.file(Open::Read)?;
-            let mut scan = Scan::new(&*file, segment.place_for(self.from.max(segment.base))?.0, segment.size());
+            let (position, first) = segment.place_for(self.from.max(segment.base))?;
+            let mut scan = Scan::new(&*file, position, segment.size());
             let mut expected = None;
             while let Step::Batch(found) = scan.step()? {
                 let (header, read) = (found.header, found.bytes.len());
@@ -355,7 +356,7 @@ impl CompactionJob {
                     break;
                 }
                 if expected.is_some_and(|expected| expected != header.base_offset) || header.next_offset() > up_to {
-                    return Err(damaged(segment, expected.unwrap_or(segment.base)));
+                    return Err(damaged(segment, expected.unwrap_or(first)));
                 }
                 expected = Some(header.next_offset());
                 if header.next_offset() > self.from && header.record_count > 0 && !header.attributes.control() {
@@ -382,6 +383,10 @@ impl CompactionJob {
                 if !pace(read) {
                     return Err(interrupted());
                 }
+            }
+            // Where no key is noted nothing is read a second time, and nobody else would say so.
+            if expected != Some(up_to) {
+                return Err(damaged(segment, expected.unwrap_or(first)));
             }
             segment.close();
         }

@@ -29,14 +29,15 @@ struct Shared {
     ends: Condvar,
 }
 
-/// How often whoever is next may be away when somebody else asks, before its place is given up.
-const ABSENCES_MAX: u8 = 3;
+/// How often each of those that wait may ask while whoever is next is away, before its place is given up: all of them look
+/// once, in any order, before it looks again.
+const ABSENCES_MAX: usize = 3;
 
 #[derive(Debug, Default)]
 struct State {
     taken: bool,
     /// Who asked in vain, in order, and how often others have asked since it was its turn.
-    waiting: VecDeque<(CompactionSeat, u8)>,
+    waiting: VecDeque<(CompactionSeat, usize)>,
     seats: u32,
     ended: bool,
 }
@@ -69,12 +70,13 @@ impl Compactor {
     /// `None`: somebody else has it, somebody else is next, or the node stops. Whoever asks in vain is next in its turn.
     pub(crate) fn try_turn(&self, seat: CompactionSeat) -> Option<CompactionTurn> {
         let mut state = self.shared.state.lock();
+        let others = state.waiting.len().saturating_sub(1).max(1);
         if !state.taken
             && let Some((first, absences)) = state.waiting.front_mut()
             && *first != seat
         {
             *absences += 1;
-            if *absences > ABSENCES_MAX {
+            if *absences > ABSENCES_MAX * others {
                 state.waiting.pop_front();
             }
         }
@@ -179,6 +181,29 @@ mod tests {
         drop(turn);
         let asked = (0..=ABSENCES_MAX).map(|_| compactor.try_turn(one).is_some()).collect::<Vec<_>>();
         assert_eq!(asked, [false, false, false, true], "one that never comes holds nobody up");
+    }
+
+    /// The one that is next may be the last of them to look.
+    #[test]
+    fn of_many_that_look_in_turn_none_is_passed_over() {
+        for (count, looks_of_a_job) in [(6, 2), (8, 3), (16, 5), (64, 7)] {
+            let compactor = unlimited();
+            let seats: Vec<_> = (0..count).map(|_| compactor.seat()).collect();
+            let (mut turns, mut running) = (vec![0; count], None);
+            for look in 0..500 * count {
+                running = running.filter(|(_, _, end)| look < *end);
+                let one = look % count;
+                if running.as_ref().is_some_and(|(of, _, _)| *of == one) {
+                    continue;
+                }
+                if let Some(turn) = compactor.try_turn(seats[one]) {
+                    turns[one] += 1;
+                    running = Some((one, turn, look + looks_of_a_job));
+                }
+            }
+            let (least, most) = (turns.iter().min().unwrap(), turns.iter().max().unwrap());
+            assert!(most - least <= 2, "{count} look in turn, and have had {turns:?} turns");
+        }
     }
 
     #[test]

@@ -130,8 +130,7 @@ impl Log {
         Ok(())
     }
 
-    /// Whether all records from an offset on can be read: the files may be back. They are on the disk then: whoever has put
-    /// them there need not have synced them.
+    /// Whether all records from an offset on can be read: the files may be back. They are on the disk then.
     fn reads_from(&self, from: Offset) -> io::Result<bool> {
         let segments = self.state.segments().clone();
         let epochs = self.state.epochs().of_records.clone();
@@ -145,25 +144,29 @@ impl Log {
             let scan = Scan::new(&*file, 0, segment.size());
             let end = scan.end_in_order(expected, |header| has_epoch_of(&epochs, header))?;
             let Some(end) = end else { return Ok(false) };
-            file.sync_data()?;
             segment.close();
             expected = end;
         }
-        Ok(expected == self.log_end())
+        if expected != self.log_end() {
+            return Ok(false);
+        }
+        // Whoever has put them there need not have synced them; and after a sync that failed they are in the cache, clean, and
+        // another one writes nothing (rule R30). That holds for their names, too, which are there before the note goes.
+        segments[first..].iter().filter(|segment| segment.size() > 0).try_for_each(|segment| segment.write_again(0))?;
+        self.names.sync()?;
+        Ok(true)
     }
 
     /// Takes up what was found, and what an earlier process has written down. Notes from the log end on are of records
-    /// that are gone: they go before others have these offsets. So do all of them where everything can be read again. Without
-    /// marks (`marked` is false) nobody knows what was there below the first file.
+    /// that are gone: they go before others have these offsets. So do all of them where everything can be read again.
     ///
     /// # Errors
     /// I/O errors while notes are removed.
-    pub(super) fn take_up_damage(&mut self, recovery: &mut Recovery, marked: bool) -> io::Result<()> {
+    pub(super) fn take_up_damage(&mut self, recovery: &mut Recovery) -> io::Result<()> {
         self.forget_damage(self.log_end())?;
         let noted = self.damage_notes.iter().copied().min();
         let sound = recovery.damage.is_none() && self.log_end() >= self.marks.durable;
-        let known = |from: &Offset| sound && (marked || *from >= self.log_start());
-        if let Some(from) = noted.filter(|from| known(from) && self.reads_from(*from).unwrap_or(false)) {
+        if let Some(from) = noted.filter(|from| sound && self.reads_from(*from).unwrap_or(false)) {
             tracing::warn!(partition = %self.partition, %from, "records that were damaged are whole again");
             return self.forget_damage(Offset::ZERO);
         }

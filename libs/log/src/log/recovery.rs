@@ -70,7 +70,7 @@ impl Log {
         let mut epochs = if exists { epochs::load(&*disk, &dir.join(epochs::FILE_NAME))? } else { None };
         let first_epoch =
             epochs.as_ref().and_then(|epochs| epochs.of_records.starts().first().map(|start| start.start));
-        let log_start = if marked { marks.log_start } else { first.max(first_epoch.unwrap_or(first)) };
+        let log_start = if marked { marks.log_start } else { found_start(first, first_epoch, &damage_notes) };
         let unmarked = !marked && epochs.is_some() && segments.iter().any(|segment| segment.size() > 0);
         let damaged_epochs = epochs_file && epochs.is_none();
         if let Some(epochs) = epochs.as_mut().filter(|_| segments.is_empty()) {
@@ -115,7 +115,7 @@ impl Log {
             log.write_marks()?;
         }
         compacted_file.then(|| log.take_compacted()).transpose()?;
-        log.take_up_damage(&mut recovery, marked)?;
+        log.take_up_damage(&mut recovery)?;
         log.renew_names()?;
         log.state.segments().iter().for_each(|segment| segment.close());
         Ok((log, Recovery { rebuilt_epochs: rebuild_epochs, damaged_epochs, unmarked, ..recovery }))
@@ -423,6 +423,13 @@ impl Log {
         self.state.begin_generation();
         Ok((known_end, recovery.cut.map_or(0, |cut| cut.kept.bytes)))
     }
+}
+
+/// Where a log begins of which there are no marks: with its first file, or with what was noted below it. Where that file is
+/// missing, too, nobody else knows that there was one.
+fn found_start(first: Offset, first_epoch: Option<Offset>, damage_notes: &[Offset]) -> Offset {
+    let start = first.max(first_epoch.unwrap_or(first));
+    damage_notes.iter().fold(start, |start, noted| start.min(*noted))
 }
 
 /// Makes the name of a partition's directory durable where nothing has proven yet that it is: what is found counts as

@@ -175,6 +175,43 @@ fn damage_that_a_job_meets_is_known_to_the_log() {
     assert_eq!(site.log.damage_met_by(&job), None, "it has gone");
 }
 
+/// It would count as compacted; and once it can be read again, tombstones in it would go before what they delete.
+#[test]
+fn where_nothing_new_can_be_read_nothing_is_compacted() {
+    let mut site = written(&[vec![(1, false)]], Compression::None);
+    close_last(&mut site);
+    assert!(compact(&mut site, rules(1_000)));
+    let clean = site.log.compacted();
+    append(&mut site, Compression::None, &[(1, true)], Producer::NONE);
+    close_last(&mut site);
+    let mut new: Vec<_> = crate::damage::log_files(&site).into_iter().map(|(path, _)| path).collect();
+    new.retain(|path| path.file_stem().unwrap().to_str().unwrap().parse::<i64>().unwrap() >= clean.0);
+    // The last one is not closed.
+    new.pop();
+    assert!(!new.is_empty());
+    let flip = |site: &Site| new.iter().for_each(|path| site.disk.flip_bit(path, 70, 3));
+    flip(&site);
+    let end = site.log.log_end();
+    let mut job = site.log.begin_compaction(end, rules(2_000)).unwrap().unwrap();
+    let mut met = None;
+    loop {
+        match job.advance(|_| true) {
+            Ok(Some(step)) => drop(site.log.take_compaction_step(step).unwrap()),
+            Ok(None) => break,
+            Err(_) => break met = site.log.damage_met_by(&job),
+        }
+    }
+    // What was wrong is in order again: the file was put back, or it was the memory.
+    flip(&site);
+    for time in [3_000, 4_000, 5_000] {
+        append(&mut site, Compression::None, &[(8, false)], Producer::NONE);
+        close_last(&mut site);
+        assert!(compact(&mut site, rules(time)));
+    }
+    let back = newest(&seen(&site)).remove(&vec![1]).and_then(|(_, value)| value);
+    assert_eq!((back.map(|_| "a deleted key is back"), met), (None, Some(clean)));
+}
+
 /// An offset that has become another one, which no checksum tells, removes nothing.
 #[test]
 fn a_damaged_offset_at_the_end_of_a_segment_does_not_remove_the_next_ones() {

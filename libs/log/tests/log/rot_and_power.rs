@@ -1,12 +1,13 @@
 //! Rot that meets a checkpoint that has gone back with the power, a repair that fails, and readers beside all that.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use walser_log::{Condition, Disk as _, LogConfig, MemoryDisk, PowerLoss, ReadError};
+use walser_log::{Condition, Disk as _, LogConfig, MemoryDisk, Open, PowerLoss, ReadError};
 use walser_model::{LeaderEpoch, Offset};
 
-use crate::damage::{batch_len, log_files};
+use crate::damage::{batch_len, log_files, site_of};
 use crate::site::{Site, config, open, partition, values};
 
 /// A log that was stopped cleanly, the disk after that, and its settings.
@@ -321,7 +322,7 @@ fn a_note_of_damage_outlives_the_marks() {
     assert!(site.log.note_damage(Offset(20)));
     site.log.keep_damage().unwrap();
     let disk = site.disk.lose_power(PowerLoss::Nothing);
-    disk.remove_file(std::path::Path::new("/data/logs/checkpoint")).unwrap();
+    disk.remove_file(Path::new("/data/logs/checkpoint")).unwrap();
     let (_, log, found) = open(&disk, config()).unwrap();
     assert!(found.damage.is_some(), "healthy: {:?} end {} cut {:?}", log.condition(), log.log_end(), found.cut);
 }
@@ -339,7 +340,64 @@ fn the_highest_note_of_damage_tells_what_was_durable() {
         site.log.keep_damage().unwrap();
     }
     let disk = site.disk.lose_power(PowerLoss::Nothing);
-    disk.remove_file(std::path::Path::new("/data/logs/checkpoint")).unwrap();
+    disk.remove_file(Path::new("/data/logs/checkpoint")).unwrap();
     let (_, log, found) = open(&disk, config()).unwrap();
     assert!(found.cut.is_none() && found.damage.is_some(), "end {} cut {:?}", log.log_end(), found.cut);
+}
+
+/// Nothing syncs what `cp` has written, and a sync that fails leaves it in the cache, clean (rule R30).
+#[test]
+fn a_file_that_is_put_back_is_on_the_disk_also_after_a_sync_that_failed() {
+    for fails in 0..40 {
+        let mut site = site_of(120);
+        assert!(site.log.release_idle().unwrap());
+        let (path, _) = log_files(&site).swap_remove(1);
+        let disk = site.disk.lose_power(PowerLoss::Nothing);
+        let mut bytes = Vec::new();
+        disk.open(&path, Open::Read).unwrap().read_at(&mut bytes, 0, 1 << 20).unwrap();
+        disk.remove_file(&path).unwrap();
+        site.restart_on(disk, config());
+        assert!(matches!(site.log.condition(), Condition::Corrupt { .. }));
+        let disk = site.disk.lose_power(PowerLoss::Nothing);
+        disk.open(&path, Open::Write).unwrap().write_at(&bytes, 0).unwrap();
+        disk.fail_sync_after(fails);
+        drop(open(&disk, config()));
+        site.restart_on(disk.restart_process(), config());
+        assert_eq!((site.log.condition(), &site.found.damage), (&Condition::Healthy, &None), "sync {fails}");
+        site.check_contents();
+        let disk = site.disk.lose_power(PowerLoss::Everything);
+        site.restart_on(disk, config());
+        assert_eq!((site.log.condition(), &site.found.damage), (&Condition::Healthy, &None), "sync {fails}");
+        site.check_contents();
+    }
+}
+
+/// Also for the starts after the first one, which have marks again.
+#[test]
+fn a_note_below_the_first_file_stays_until_the_file_is_back_or_a_repair() {
+    for repairs in [false, true] {
+        let mut site = site_of(120);
+        let (path, _) = log_files(&site).swap_remove(0);
+        assert!(site.log.note_damage(Offset(0)));
+        site.log.keep_damage().unwrap();
+        let disk = site.disk.lose_power(PowerLoss::Nothing);
+        let mut bytes = Vec::new();
+        disk.open(&path, Open::Read).unwrap().read_at(&mut bytes, 0, 1 << 20).unwrap();
+        disk.remove_file(&path).unwrap();
+        disk.remove_file(Path::new("/data/logs/checkpoint")).unwrap();
+        for start in 0..3 {
+            let (_, log, found) = open(&disk, config()).unwrap();
+            let damage = found.damage.map(|damage| damage.from);
+            assert_eq!(damage, Some(Offset(0)), "start {start}: {:?} from {}", log.condition(), log.log_start());
+            assert_eq!(log.condition(), &Condition::Corrupt { from: Offset(0) });
+        }
+        if repairs {
+            open(&disk, config()).unwrap().1.repair().unwrap();
+        } else {
+            disk.open(&path, Open::Write).unwrap().write_at(&bytes, 0).unwrap();
+        }
+        let (_, log, found) = open(&disk, config()).unwrap();
+        assert_eq!((log.condition(), found.damage), (&Condition::Healthy, None));
+        assert_eq!((log.log_start() > Offset(0), log.log_end()), (repairs, Offset(600)));
+    }
 }

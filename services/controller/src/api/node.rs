@@ -272,6 +272,7 @@ impl ControllerService for Controller {
         request: Request<pbi::CreateInternalTopicRequest>,
     ) -> Answer<pbi::CreateInternalTopicResponse> {
         self.leads()?;
+        self.changeable()?;
         let caller = Caller::relayed(&request);
         let pbi::CreateInternalTopicRequest { name, partition_count, config } = request.into_inner();
         let config = config.into_iter().collect();

@@ -167,3 +167,21 @@ async fn a_topic_is_compacted_once_the_upgrade_is_over() {
     topics.update_topic(update).await.unwrap();
     topics.create_topic(create("u", "cleanup.policy", "compact")).await.unwrap();
 }
+
+/// Metadata that a node has found to be an older copy is changed by nobody before that is settled.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_topic_of_walser_itself_is_made_in_an_older_copy_of_the_metadata() {
+    let started = start(Arc::new(Memory::new()), config()).await;
+    started.node(1).await.in_service().await;
+    let (incarnation, features) = ("ahead".to_owned(), Some(FEATURE_LEVELS.into()));
+    let metadata_version = 1 << 40;
+    let ahead = pbi::RegisterNodeRequest { node_id: 2, incarnation, metadata_version, features, ..Default::default() };
+    started.controller().register_node(ahead).await.unwrap_err();
+    let topic = pb::Topic { name: "t".to_owned(), partition_count: 1, ..Default::default() };
+    let own = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
+    let own = started.topics().create_topic(own).await.unwrap_err();
+    let name = "__walser_groups".to_owned();
+    let internal = pbi::CreateInternalTopicRequest { name, partition_count: 1, ..Default::default() };
+    let internal = started.controller().create_internal_topic(internal).await.unwrap_err();
+    assert_eq!((internal.code(), internal.message()), (own.code(), own.message()));
+}

@@ -55,7 +55,8 @@ impl Partition {
         let (new, floor) = (found.dirty_bytes > 0, self.tombstone_floor());
         let some_goes = found.tombstone.is_some_and(|left| left.goes(millis, floor));
         let lag_min = whole_millis(self.config.compaction_lag_min);
-        let old_enough = age.is_none_or(|age| age >= lag_min);
+        // As the job has it: without a lag the time of a record says nothing. It may lie in the future.
+        let old_enough = lag_min == 0 || age.is_none_or(|age| age >= lag_min);
         let only_tombstones = !(new && old_enough && (overdue || dirty));
         let overdue = overdue && new && old_enough;
         (!only_tombstones || some_goes).then_some(Dirtiness { overdue, ratio, only_tombstones })

@@ -335,6 +335,19 @@ fn partitions_that_may_not_be_compacted_yet_do_not_keep_others_from_it() {
     }
 }
 
+/// Clients choose the time of records: where no lag is asked for it keeps none of them from compaction.
+#[test]
+fn records_whose_time_lies_in_the_future_are_compacted() {
+    let (mut shard, clock) = by_hand(&MemoryDisk::simulated(256 << 20));
+    lead_as(&mut shard, 0, &[1], config());
+    let later = clock.now_millis() + 1_800_000;
+    (0..40).for_each(|key| append_keyed_at(&mut shard, 0, (key % KEYS, Some(key)), later));
+    flush(&mut shard);
+    shard.compact(clock.monotonic());
+    flush(&mut shard);
+    assert!(up_to(&shard, 0) > Offset::ZERO, "{:?}", shard.partitions[&partition(0)].log.compactable(Offset(40)));
+}
+
 /// Two shards share the turn, each looks once a second.
 #[test]
 fn a_shard_with_much_to_do_lets_the_other_one_be_next() {
