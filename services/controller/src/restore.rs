@@ -259,9 +259,15 @@ pub(crate) struct Accepted {
 }
 
 /// Refuses to accept a restore while a registered node is neither in service nor refused: what it has seen would not count.
-fn check_all_there(view: &ClusterView, refused: &BTreeSet<NodeId>) -> Result<(), ApiError> {
-    let nodes =
-        view.metadata.nodes().filter(|(id, node)| node.epoch > 0 && node.liveness.fenced && !refused.contains(id));
+/// One that only the metadata has in service, and that this controller has not heard, is not there.
+fn check_all_there(
+    view: &ClusterView,
+    refused: &BTreeSet<NodeId>,
+    is_heard: impl Fn(NodeId) -> bool,
+) -> Result<(), ApiError> {
+    let is_there = |id: NodeId, fenced: bool| refused.contains(&id) || !fenced && is_heard(id);
+    let registered = view.metadata.nodes().filter(|(_, node)| node.epoch > 0);
+    let nodes = registered.filter(|(id, node)| !is_there(*id, node.liveness.fenced));
     let missing: Vec<_> = nodes.map(|(id, _)| id.to_string()).collect();
     if missing.is_empty() {
         return Ok(());
@@ -289,6 +295,7 @@ pub(crate) async fn accept(
     nodes: &Nodes,
     refused: &RefusedNodes,
     (now, without_missing): (Duration, bool),
+    is_heard: impl Fn(NodeId) -> bool,
 ) -> Result<Accepted, ApiError> {
     let views = &nodes.committer().views;
     let mut rolled_back = refused.rolled_back(now);
@@ -308,7 +315,7 @@ pub(crate) async fn accept(
         return Ok(Accepted { nodes: ids.into_iter().collect(), version: view.metadata.version(), partitions: 0 });
     }
     if !without_missing {
-        check_all_there(&view, &ids)?;
+        check_all_there(&view, &ids, is_heard)?;
     }
     let seen = rolled_back.iter().map(|claim| claim.seen.version).max().unwrap_or(0);
     let mut highest = ReplicaEpochs::new();
@@ -376,9 +383,27 @@ async fn accept_lineages(store: &Store, claims: &[Claim], through: Revision) -> 
 
 #[cfg(test)]
 mod tests {
+    use walser_metadata::{Delta, MetadataChange};
     use walser_model::{PartitionIndex, TopicId};
 
     use super::*;
+
+    /// Metadata that was put back has nodes in service that may not be there at all.
+    #[test]
+    fn a_node_that_was_not_heard_is_missing_whatever_the_metadata_says() {
+        let mut view = ClusterView::default();
+        let registered = |node: i32| MetadataChange::Registration {
+            node: NodeId(node),
+            value: Box::new(NodeRegistration::default()),
+            revision: 1,
+        };
+        let changes = (1..=3).map(registered).collect();
+        view.metadata.apply(Delta { version: 1, snapshot: true, changes }).unwrap();
+        let refused = BTreeSet::from([NodeId(1)]);
+        assert!(check_all_there(&view, &refused, |_| true).is_ok());
+        let missing = check_all_there(&view, &refused, |node| node != NodeId(3)).unwrap_err();
+        assert_eq!((missing.reason(), missing.value("nodes")), (Reason::PolicyViolation, Some("3")));
+    }
 
     #[test]
     fn a_stranger_with_the_id_of_a_node_says_nothing_about_it() {

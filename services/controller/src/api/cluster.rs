@@ -142,7 +142,9 @@ impl ClusterService for Controller {
         request: Request<pb::AcceptMetadataRestoreRequest>,
     ) -> Answer<pb::AcceptMetadataRestoreResponse> {
         let (now, without_missing) = (self.clock.monotonic(), request.get_ref().without_missing_nodes);
-        let accepted = restore::accept(&self.store, &self.nodes, &self.refused, (now, without_missing)).await?;
+        let is_heard = |node| self.sessions.get(node).is_some_and(|session| !session.given);
+        let accepted =
+            restore::accept(&self.store, &self.nodes, &self.refused, (now, without_missing), is_heard).await?;
         let Accepted { nodes, version, partitions } = accepted;
         if !nodes.is_empty() {
             let caller = Caller::relayed(&request);
