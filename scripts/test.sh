@@ -40,7 +40,8 @@ export WALSER_TEST_GO="$go" WALSER_TEST_GO_PLUGINS="$target/go/bin"
 # The metadata store on etcd: its client is built with protoc, and tested against a real one.
 PROTOC=${PROTOC:-$PWD/scripts/protoc.sh}
 WALSER_ETCD=$(scripts/etcd.sh "$go")/etcd
-export PROTOC WALSER_ETCD
+WALSER_NGINX=$(scripts/nginx.sh)/nginx
+export PROTOC WALSER_ETCD WALSER_NGINX
 
 # The simulator can switch off rules of replication; the server that is tested must not be built so.
 features=walser/etcd,walser-controller/etcd,walser-metastore/etcd

@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
+use tonic::Code;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use walser_proto::v1 as pb;
 use walser_proto::v1::cluster_service_client::ClusterServiceClient;
 use walser_proto::v1::consumer_service_client::ConsumerServiceClient;
 use walser_proto::v1::group_service_client::GroupServiceClient;
 use walser_proto::v1::operation_service_client::OperationServiceClient;
 use walser_proto::v1::producer_service_client::ProducerServiceClient;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
+use walser_rpc::ApiError;
 
 /// Windows large enough for a fast link; one connection carries one kind of traffic.
 const STREAM_WINDOW: u32 = 8 << 20;
@@ -141,4 +144,12 @@ impl Client {
     pub fn operations(&self) -> OperationServiceClient<NamedChannel> {
         OperationServiceClient::with_interceptor(self.channel.clone(), self.named.clone())
     }
+}
+
+/// Whether a stream that has ended so may be opened again later. INTERNAL that is not of a server of ours comes from what lies
+/// between: a proxy whose server has gone.
+pub(crate) fn may_come_back(failure: &ApiError) -> bool {
+    let of_library = matches!(failure.code(), Code::Unknown | Code::Cancelled);
+    let of_proxy = failure.code() == Code::Internal && !failure.answered();
+    matches!(failure.retry(), pb::RetryAdvice::Backoff | pb::RetryAdvice::Reopen) || of_library || of_proxy
 }

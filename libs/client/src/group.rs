@@ -18,7 +18,7 @@ use walser_proto::v1::consume_request::Message;
 use walser_proto::v1::consume_response::Event;
 use walser_rpc::{ApiError, Reason};
 
-use crate::connection::{Client, MESSAGE_BYTES_MAX};
+use crate::connection::{Client, MESSAGE_BYTES_MAX, may_come_back};
 
 use self::commits::Commits;
 use self::holdings::Holdings;
@@ -430,8 +430,5 @@ impl GroupReader {
 
 /// Whether another join may succeed where a stream has ended so. A member that was fenced is not wanted any more.
 fn may_join_again(failure: &ApiError) -> bool {
-    matches!(failure.retry(), pb::RetryAdvice::Backoff | pb::RetryAdvice::Reopen)
-        || failure.reason() == Reason::SessionExpired
-        || failure.code() == tonic::Code::Unknown
-        || failure.code() == tonic::Code::Cancelled
+    may_come_back(failure) || failure.reason() == Reason::SessionExpired
 }

@@ -10,7 +10,7 @@ use walser_proto::v1 as pb;
 use walser_proto::v1::read_response::Event;
 use walser_rpc::{ApiError, Reason};
 
-use crate::connection::{Client, MESSAGE_BYTES_MAX};
+use crate::connection::{Client, MESSAGE_BYTES_MAX, may_come_back};
 
 use self::positions::{Place, Positions, is_fixed};
 
@@ -287,9 +287,7 @@ impl Reader {
 
     /// Waits a little before the next attempt, or gives up.
     async fn wait(&mut self, failure: ApiError) -> Result<Option<Read>, ApiError> {
-        let again = matches!(failure.retry(), pb::RetryAdvice::Backoff | pb::RetryAdvice::Reopen)
-            || failure.code() == tonic::Code::Unknown
-            || failure.code() == tonic::Code::Cancelled;
+        let again = may_come_back(&failure);
         let now = tokio::time::Instant::now();
         let since = *self.away_since.get_or_insert(now);
         // A server that never answered is more likely the wrong address than one that will be back.

@@ -37,7 +37,7 @@ pub(crate) const KEYS: &[Key] = &[
         name: "controller.etcd.password.file",
         kind: Kind::Text,
         default: "",
-        doc: "File with the password of the user.",
+        doc: "File with the password of the user. It is read at a start: after a change, start the controllers again, one after the other.",
     },
     Key {
         name: "controller.etcd.ca.file",

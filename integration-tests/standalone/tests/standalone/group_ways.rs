@@ -1,6 +1,8 @@
 //! The member of the README on ways that break: a gateway that is killed, connections that are reset.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -122,5 +124,62 @@ async fn copies_whose_connections_are_reset_at_random_moments_process_everything
     }
     copies.iter_mut().for_each(Copy::stop);
     all_is_committed(&client, rounds).await;
+    server.assert_no_panic();
+}
+
+/// nginx, which passes calls on.
+struct Proxy {
+    child: Child,
+    address: String,
+}
+
+impl Proxy {
+    fn start(dir: &Path, to: &str) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let conf = format!(
+            "daemon off; master_process off; pid nginx.pid; error_log error.log; events {{}}
+             http {{ access_log off; client_max_body_size 0;
+               server {{ listen {free}; http2 on; location / {{ grpc_pass grpc://{to}; }} }} }}"
+        );
+        std::fs::write(dir.join("nginx.conf"), conf).unwrap();
+        let program =
+            std::env::var("WALSER_NGINX").expect("WALSER_NGINX names no nginx; `scripts/nginx.sh` builds one");
+        let mut command = Command::new(program);
+        command.arg("-p").arg(dir).args(["-c", "nginx.conf", "-e", "error.log"]);
+        Self { child: command.spawn().unwrap(), address: free.to_string() }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_behind_nginx_share_a_topic_while_one_is_killed_and_the_server_starts_again() {
+    let (place, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    write_program(place.path());
+    create(&client, "work", PARTITIONS, &[]).await;
+    let proxy = Proxy::start(place.path(), &server.address);
+    let mut copies = ["a", "b", "c"].map(|name| Copy::start(place.path(), name, &proxy.address));
+    let rounds = {
+        let [a, b, c] = &copies;
+        all_share(&client, &[a, b, c]).await
+    };
+    copies[0].signal("-KILL");
+    write_round(&client, rounds).await;
+    wait_for_all(&copies.each_ref(), rounds + 1);
+    let address = server.address.clone();
+    let data = server.kill();
+    let server = Server::start_with(&data, &["--listen", &address]);
+    let client = server.client();
+    write_round(&client, rounds + 1).await;
+    wait_for_all(&copies.each_ref(), rounds + 2);
+    copies[1..].iter_mut().for_each(Copy::stop);
+    all_is_committed(&client, rounds + 2).await;
     server.assert_no_panic();
 }
