@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use walser_metadata::value::GroupShardValue;
 use walser_metastore::{Compare, Revision, Txn};
 use walser_model::Clock;
-use walser_rpc::{ApiError, CoordinatorBeat, GROUP_SHARDS, Reason};
+use walser_rpc::{ApiError, CoordinatorBeat, GROUP_SHARDS, Outage, Reason};
 
 use crate::cluster_view::ClusterView;
 use crate::keys::{group_shard, put};
@@ -43,8 +43,8 @@ pub(crate) struct Coordinators {
 struct Inner {
     /// By id.
     heard: BTreeMap<String, Heard>,
-    /// The highest epochs in the logs of shards, where a coordinator has found one above its own, with the coordinator.
-    outdated: BTreeMap<i32, (String, i64)>,
+    /// The highest epochs in the logs of shards, where a coordinator has found one above its own.
+    outdated: BTreeMap<i32, i64>,
 }
 
 /// A coordinator.
@@ -54,6 +54,8 @@ struct Heard {
     /// Monotonic time of the last beat.
     at: Duration,
     stopping: bool,
+    /// It was not heard here yet, and keeps what it has for the time of a session. It gets nothing.
+    expected: bool,
 }
 
 /// What gives shards to coordinators.
@@ -88,10 +90,13 @@ impl Coordinators {
         }
         let mut news = known != Some(*stopping);
         for (shard, epoch) in outdated.iter().filter(|(shard, _)| (0..GROUP_SHARDS).contains(shard)) {
-            news = true;
-            inner.outdated.insert(*shard, (id.clone(), epoch.0));
+            let known = inner.outdated.entry(*shard).or_insert(0);
+            news |= *known < epoch.0;
+            *known = (*known).max(epoch.0);
         }
-        inner.heard.insert(id.clone(), Heard { address: address.clone(), at: now, stopping: *stopping });
+        inner
+            .heard
+            .insert(id.clone(), Heard { address: address.clone(), at: now, stopping: *stopping, expected: false });
         drop(inner);
         if news {
             self.bell.notify_one();
@@ -118,8 +123,6 @@ impl Coordinators {
     fn forget_silent(&self, now: Duration) {
         let mut inner = self.inner.lock();
         inner.heard.retain(|_, heard| now.saturating_sub(heard.at) <= SESSION);
-        let Inner { heard, outdated } = &mut *inner;
-        outdated.retain(|_, (id, _)| heard.contains_key(id));
     }
 
     /// Those that have shards and were not heard here yet get the time of a session to be heard.
@@ -127,7 +130,7 @@ impl Coordinators {
         let mut inner = self.inner.lock();
         for (_, given) in view.metadata.group_shards() {
             let GroupShardValue { coordinator, address, .. } = &given.value;
-            let expected = || Heard { address: address.clone(), at: now, stopping: false };
+            let expected = || Heard { address: address.clone(), at: now, stopping: false, expected: true };
             inner.heard.entry(coordinator.clone()).or_insert_with(expected);
         }
     }
@@ -142,23 +145,21 @@ impl Coordinators {
         let moves = assignment::moves(&owners, &living.collect::<BTreeSet<_>>());
         let moves = moves.into_iter().filter_map(|(shard, id)| Some((i32::try_from(shard).ok()?, id)));
         let mut to: BTreeMap<i32, &str> = moves.collect();
-        // One whose epoch is not above that of its log gets its shard again.
-        for (shard, (id, epoch)) in &inner.outdated {
-            let behind =
-                given(*shard).is_some_and(|entry| entry.value.coordinator == *id && entry.value.epoch <= *epoch);
-            if behind {
-                to.entry(*shard).or_insert(id);
+        // One whose epoch lies below that of its log gets its shard again: of no other one that can be true.
+        for (shard, in_log) in &inner.outdated {
+            if let Some(entry) = given(*shard).filter(|entry| entry.value.epoch < *in_log) {
+                to.entry(*shard).or_insert(&entry.value.coordinator);
             }
         }
         let mut txn = Txn { compares: Vec::new(), ops: Vec::new() };
         for (shard, id) in to {
-            let Some(heard) = inner.heard.get(id) else { continue };
+            let Some(heard) = inner.heard.get(id).filter(|heard| !heard.expected) else { continue };
             let (key, before) = (group_shard::key(shard), given(shard));
             txn.compares.push(match before {
                 Some(entry) => Compare::ModifiedAt(key.clone(), entry.revision),
                 None => Compare::Missing(key.clone()),
             });
-            let in_log = inner.outdated.get(&shard).map_or(0, |(_, epoch)| *epoch);
+            let in_log = inner.outdated.get(&shard).copied().unwrap_or(0);
             let epoch = before.map_or(0, |entry| entry.value.epoch).max(in_log).saturating_add(1);
             let unknown = before.map(|entry| entry.value.unknown.clone()).unwrap_or_default();
             let (coordinator, address) = (id.to_owned(), heard.address.clone());
@@ -176,6 +177,7 @@ impl ShardDuty {
         let mut ticks = tokio::time::interval(CHECK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut last, mut led): (_, Revision) = (self.clock.monotonic(), 0);
+        let mut outage = Outage::of("giving shards of groups to coordinators");
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -193,11 +195,11 @@ impl ShardDuty {
             }
             led = leads;
             self.coordinators.forget_silent(now);
-            if leads > 0
-                && self.lead.is_sure()
-                && let Err(failure) = self.assign().await
-            {
-                tracing::warn!(%failure, "shards of groups could not be given to coordinators; retrying");
+            if leads > 0 && self.lead.is_sure() {
+                match self.assign().await {
+                    Ok(()) => outage.ended(),
+                    Err(failure) => outage.failed(&failure),
+                }
             }
             last = self.clock.monotonic();
         }

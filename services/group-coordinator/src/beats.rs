@@ -22,6 +22,8 @@ pub(crate) struct Beats {
     pub(crate) address: String,
     /// By shard: the highest epoch in its log, where that is above the one that was given.
     pub(crate) outdated: Vec<watch::Receiver<Option<CoordinatorEpoch>>>,
+    /// Why what the controllers say is not obeyed: shards that they give would not be taken.
+    pub(crate) refused: watch::Receiver<Option<ApiError>>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -37,6 +39,10 @@ impl Beats {
         let mut outage = Outage::of("the signs of life to a controller");
         while !self.shutdown.begun() {
             let stopping = self.shutdown.is_asked();
+            if self.refused.borrow().is_some() && !stopping {
+                let _ = tokio::time::timeout(EVERY, self.shutdown.asked()).await;
+                continue;
+            }
             match self.beat(controller, stopping).await {
                 Ok(may_stop) => {
                     outage.ended();
@@ -59,9 +65,8 @@ impl Beats {
         let outdated = outdated.filter_map(|(shard, epoch)| Some((shard, (*epoch.borrow())?))).collect();
         let (id, address) = (self.id.clone(), self.address.clone());
         let beat = CoordinatorBeat { id, address, stopping, outdated };
-        let late = |_| ApiError::new(Reason::ControllerNotAvailable, "a controller does not answer a sign of life");
-        tokio::time::timeout(LIMIT, controller.coordinator_beat(&beat))
-            .await
-            .unwrap_or_else(|elapsed| Err(late(elapsed)))
+        let late =
+            |_elapsed| ApiError::new(Reason::ControllerNotAvailable, "a controller does not answer a sign of life");
+        tokio::time::timeout(LIMIT, controller.coordinator_beat(&beat)).await.map_err(late)?
     }
 }

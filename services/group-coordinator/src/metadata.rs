@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use walser_group::CoordinatorEpoch;
 use walser_metadata::View;
 use walser_rpc::{
-    ApiError, ControllerClient, CutOffPatience, GROUP_SHARDS, MetadataSeen, MetadataStream, Network, Outage,
+    ApiError, ControllerClient, CutOffPatience, GROUP_SHARDS, MetadataSeen, MetadataStream, Network, Outage, Reason,
 };
 use walser_service::Shutdown;
 
@@ -32,6 +32,8 @@ pub(crate) struct Metadata {
     own: Arc<str>,
     /// By shard: the epoch in which it is given to this coordinator.
     given: Arc<[watch::Sender<Option<CoordinatorEpoch>>]>,
+    /// Why what the controllers say is not obeyed: it is of another cluster, or older than what was seen.
+    refused: watch::Sender<Option<ApiError>>,
 }
 
 // === impl Metadata ===
@@ -41,7 +43,12 @@ impl Metadata {
     pub(crate) fn new(own: &str) -> Self {
         let (version, topics) = (watch::Sender::new(0), watch::Sender::new(None));
         let given = (0..GROUP_SHARDS).map(|_| watch::Sender::new(None)).collect();
-        Self { view: Arc::default(), version, topics, own: own.into(), given }
+        Self { view: Arc::default(), version, topics, own: own.into(), given, refused: watch::Sender::new(None) }
+    }
+
+    /// Why what the controllers say is not obeyed at present.
+    pub(crate) fn refused(&self) -> watch::Receiver<Option<ApiError>> {
+        self.refused.subscribe()
     }
 
     /// In which epochs the shards are given to this coordinator, by their numbers.
@@ -80,7 +87,12 @@ impl Metadata {
             let Some(controller) = turns.next() else { break };
             let following = self.follow_once((controller, &patience), &network, &mut seen, &mut outage);
             tokio::select! {
-                outcome = following => if let Err(failure) = outcome { outage.failed(&failure) },
+                outcome = following => if let Err(failure) = outcome {
+                    if matches!(failure.reason(), Reason::ClusterIdMismatch | Reason::MetadataRollback) {
+                        self.refused.send_replace(Some(failure.clone()));
+                    }
+                    outage.failed(&failure);
+                },
                 () = shutdown.wait() => break,
             }
             let _ = tokio::time::timeout(RETRY, shutdown.wait()).await;
@@ -106,6 +118,7 @@ impl Metadata {
                 topics_changed |= !changes.topics.is_empty();
             }
             seen.clone_from(stream.seen());
+            self.refused.send_if_modified(|refused| refused.take().is_some());
             self.publish(view, topics_changed);
         }
     }

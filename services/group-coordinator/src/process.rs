@@ -29,13 +29,8 @@ async fn run(process: Process) -> Result<(), MainError> {
         address: advertised(&process.settings, process.address),
     };
     process.shutdown.put_off(STOP_GRANT_MAX);
-    process.health.set_problems(vec!["no controller has answered yet".to_owned()]);
     let coordinator = service::start(dependencies, &network, process.shutdown.clone())?;
-    let (health, known) = (process.health.clone(), coordinator.metadata_known());
-    tokio::spawn(async move {
-        known.await;
-        health.set_problems(Vec::new());
-    });
+    tokio::spawn(coordinator.report_readiness(process.health.clone()));
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
     let name = concat!("walser-group-coordinator/", env!("CARGO_PKG_VERSION"));
     let guard = CallLayer::new(name, telemetry::call_span, durations);

@@ -8,6 +8,7 @@ use tonic::service::Routes;
 use walser_group::Config;
 use walser_model::{Clock, PartitionIndex, Random};
 use walser_rpc::{ApiError, ControllerClient, Network, Reason, local_connection};
+use walser_service::admin::Health;
 use walser_service::{Shutdown, Tasks};
 
 use crate::api::{self, Api};
@@ -75,7 +76,10 @@ pub fn start(
         outdated.push(heard_outdated);
     }
     tracing::info!(coordinator = %id, "group coordinator started");
-    tasks.start("signs of life", Beats { id, address, outdated, shutdown }.run(controllers));
+    tasks.start(
+        "signs of life",
+        Beats { id, address, outdated, refused: metadata.refused(), shutdown }.run(controllers),
+    );
     let stopping = Shutdown::new(Duration::ZERO);
     let topic = InternalTopic::new(controller, metadata.clone());
     let routes = api::routes(Api { shards, topic, stopping: stopping.clone() });
@@ -86,10 +90,25 @@ pub fn start(
 // === impl RunningCoordinator ===
 
 impl RunningCoordinator {
-    /// Waits until a controller has said what there is.
-    pub(crate) fn metadata_known(&self) -> impl Future<Output = ()> + use<> {
+    /// Tells `health` what keeps this coordinator from taking shards, for ever.
+    pub(crate) fn report_readiness(&self, health: Health) -> impl Future<Output = ()> + use<> {
         let metadata = self.metadata.clone();
-        async move { metadata.wait_until(|_| true).await }
+        async move {
+            health.set_problems(vec!["no controller has answered yet".to_owned()]);
+            let mut refused = metadata.refused();
+            let known = metadata.wait_until(|_| true);
+            tokio::select! {
+                () = known => {}
+                _ = refused.wait_for(Option::is_some) => {}
+            }
+            loop {
+                let problem = refused.borrow_and_update().as_ref().map(|why| format!("{}: {why}", why.reason_name()));
+                health.set_problems(problem.into_iter().collect());
+                if refused.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
     }
 
     /// Ends the sessions, and what the coordinator does by itself. To be called once the stop has begun and gateways have

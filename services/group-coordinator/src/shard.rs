@@ -23,7 +23,6 @@ mod tenure;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,8 +46,6 @@ use self::tenure::Tenure;
 
 pub(crate) use self::tenure::GivenEpoch;
 
-/// Batches on their way to the log.
-const IN_FLIGHT_MAX: usize = 5;
 /// Requests that wait for the driver.
 const INBOX_MAX: usize = 256;
 /// Requests that are handled before what they led to is sent.
@@ -56,6 +53,8 @@ const TURN_MAX: usize = 256;
 /// Pauses before a replay that failed is tried again.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(500);
+/// A driver looks around at least so often, so that it notices when the process did not run.
+const WAKE_MAX: Duration = Duration::from_secs(1);
 /// Why a shard takes nothing while it is read.
 const LOADING: &str = "is being loaded";
 /// A leader that is not there for so long is nothing to report: the storage node may be starting, too.
@@ -95,6 +94,16 @@ pub(crate) struct ShardDriver {
     inbox: mpsc::Receiver<Told>,
 }
 
+/// What the driver of a shard was waiting for.
+enum Woken {
+    /// The shard is given to another coordinator, or nothing is known any more.
+    Over(ApiError),
+    Acked(Result<(), ApiError>),
+    Told(Option<Told>),
+    TopicsChanged,
+    Due,
+}
+
 /// A batch on its way.
 struct InFlight {
     ack: AppendAck,
@@ -110,7 +119,9 @@ struct Serving<'a> {
     topics: KnownTopics,
     clock: ShardClock,
     gathering: Gathering,
-    in_flight: VecDeque<InFlight>,
+    /// One at a time: what comes meanwhile gathers into the next one. So nothing is written behind a batch that was refused,
+    /// and many that commit at once cost few appends.
+    in_flight: Option<InFlight>,
     /// The offset that the next batch gets.
     log_end: Offset,
     sessions: Sessions,
@@ -202,9 +213,11 @@ impl ShardDriver {
         let mut ending = parts.given.clone();
         let epoch = parts.terms.next(parts.clock.now_millis());
         let loading = async {
-            let known = parts.topics.wait_for(Option::is_some).await.ok().and_then(|known| known.clone());
-            let topics = known.ok_or_else(|| not_available("is closed"))?;
+            let closed = || not_available("is closed");
+            parts.topics.wait_for(Option::is_some).await.map_err(|_| closed())?;
             let (shard, log_end) = tenure.load(given, &*parts.log, &*parts.clock, parts.config.clone()).await?;
+            // As they are now: the log may know of later ones than there were when it was begun to be read.
+            let topics = parts.topics.borrow_and_update().clone().ok_or_else(closed)?;
             Ok((shard, log_end, topics))
         };
         let loading = async {
@@ -223,7 +236,7 @@ impl ShardDriver {
             topics: KnownTopics::default(),
             clock,
             gathering: Gathering::default(),
-            in_flight: VecDeque::new(),
+            in_flight: None,
             log_end,
             sessions: Sessions::default(),
         };
@@ -233,7 +246,7 @@ impl ShardDriver {
             Err(failure) => {
                 let on_the_way = serving.drop_shard(&failure);
                 // What is on the way may still be written: a replay before that would have to be repeated.
-                refusing(inbox, futures::future::join_all(on_the_way), LOADING).await;
+                refusing(inbox, futures::future::OptionFuture::from(on_the_way), LOADING).await;
                 Err((failure, true))
             }
         }
@@ -274,30 +287,38 @@ impl Serving<'_> {
             self.send().await;
             let room = self.has_room();
             self.clock.set_stopped(!room);
-            let due = self.shard.next_deadline().map(|due| Instant::now() + self.clock.until(due));
-            tokio::select! {
+            let due = self.shard.next_deadline().map_or(WAKE_MAX, |due| self.clock.until(due).min(WAKE_MAX));
+            self.clock.expect_wake(due);
+            let woken = tokio::select! {
                 biased;
-                moved = tenure::ends(&mut self.parts.given, given) => return Err(moved),
-                acked = acked(&mut self.in_flight), if !self.in_flight.is_empty() => {
-                    acked?;
-                    self.release_first();
-                }
-                told = inbox.recv(), if room => match told {
-                    Some(told) => self.turn(told, inbox),
-                    None => return self.finish().await,
+                moved = tenure::ends(&mut self.parts.given, given) => Woken::Over(moved),
+                acked = acked(&mut self.in_flight), if self.in_flight.is_some() => Woken::Acked(acked),
+                told = inbox.recv(), if room => Woken::Told(told),
+                changed = self.parts.topics.changed(), if room => match changed {
+                    Ok(()) => Woken::TopicsChanged,
+                    Err(_) => Woken::Over(not_available("is closed")),
                 },
-                changed = self.parts.topics.changed(), if room => {
-                    changed.map_err(|_| not_available("is closed"))?;
-                    self.change_topics();
+                () = tokio::time::sleep(due), if room => Woken::Due,
+            };
+            // Before anything is handled: what time it is depends on it.
+            self.clock.wake();
+            match woken {
+                Woken::Over(why) => return Err(why),
+                Woken::Acked(outcome) => {
+                    outcome?;
+                    self.release();
                 }
-                () = sleep_until(due), if room => {}
+                Woken::Told(Some(told)) => self.turn(told, inbox),
+                Woken::Told(None) => return self.finish().await,
+                Woken::TopicsChanged => self.change_topics(),
+                Woken::Due => {}
             }
         }
     }
 
     /// Whether what a request leads to can wait here.
     fn has_room(&self) -> bool {
-        self.in_flight.len() < IN_FLIGHT_MAX || self.gathering.has_room()
+        self.in_flight.is_none() || self.gathering.has_room()
     }
 
     /// Handles a request, and those behind it that have arrived.
@@ -364,16 +385,16 @@ impl Serving<'_> {
         }
         if wrote || !self.gathering.is_empty() {
             self.gathering.defer(deferred);
-        } else if let Some(last) = self.in_flight.back_mut() {
+        } else if let Some(last) = &mut self.in_flight {
             last.deferred.push(deferred);
         } else {
             self.sessions.release(deferred);
         }
     }
 
-    /// Hands gathered batches to the log, as many as may be on their way.
+    /// Hands what has gathered to the log, once nothing is on its way.
     async fn send(&mut self) {
-        while self.in_flight.len() < IN_FLIGHT_MAX
+        if self.in_flight.is_none()
             && let Some(Sealed { record_batch, record_count, deferred }) = self.gathering.take()
         {
             let expected_offset = self.log_end;
@@ -382,13 +403,13 @@ impl Serving<'_> {
             let batch = LogBatch { expected_offset: Some(expected_offset), record_batch };
             let ack = self.parts.log.append(batch).await;
             self.clock.set_stopped(false);
-            self.in_flight.push_back(InFlight { ack, deferred });
+            self.in_flight = Some(InFlight { ack, deferred });
         }
     }
 
-    /// The oldest batch on its way is replicated.
-    fn release_first(&mut self) {
-        let Some(InFlight { deferred, .. }) = self.in_flight.pop_front() else { return };
+    /// What was on its way is replicated.
+    fn release(&mut self) {
+        let Some(InFlight { deferred, .. }) = self.in_flight.take() else { return };
         for deferred in deferred {
             self.sessions.release(deferred);
         }
@@ -397,25 +418,24 @@ impl Serving<'_> {
     /// Nobody asks any more: what is on its way is waited for.
     async fn finish(&mut self) -> Result<(), ApiError> {
         self.send().await;
-        while !self.in_flight.is_empty() {
+        while self.in_flight.is_some() {
             acked(&mut self.in_flight).await?;
-            self.release_first();
+            self.release();
             self.send().await;
         }
         Ok(())
     }
 
     /// Answers everything that is open with an error. Returns what is on its way.
-    fn drop_shard(&mut self, cause: &ApiError) -> Vec<AppendAck> {
+    fn drop_shard(&mut self, cause: &ApiError) -> Option<AppendAck> {
         let failure = not_available("was dropped");
         let failure = failure.with("cause", cause.reason_name()).with("detail", cause.message());
-        // Some of it may be written.
+        // It may be written.
         let open = failure.clone().with_effect(walser_rpc::Effect::Maybe);
-        let mut on_the_way = Vec::new();
-        for InFlight { ack, deferred } in self.in_flight.drain(..) {
-            on_the_way.push(ack);
+        let on_the_way = self.in_flight.take().map(|InFlight { ack, deferred }| {
             deferred.into_iter().for_each(|deferred| deferred.fail(&open));
-        }
+            ack
+        });
         while let Some(sealed) = self.gathering.take() {
             sealed.deferred.into_iter().for_each(|deferred| deferred.fail(&failure));
         }
@@ -424,24 +444,13 @@ impl Serving<'_> {
     }
 }
 
-/// What became of the oldest batch on its way.
-async fn acked(in_flight: &mut VecDeque<InFlight>) -> Result<(), ApiError> {
-    match in_flight.front_mut() {
-        Some(first) => {
-            let outcome = (&mut first.ack).await.unwrap_or_else(|_| Err(lost()));
-            if outcome.is_err() {
-                // Told already: it is not waited for again.
-                (_, first.ack) = oneshot::channel();
-            }
-            outcome
-        }
-        None => Ok(()),
+/// What became of the batch on its way.
+async fn acked(in_flight: &mut Option<InFlight>) -> Result<(), ApiError> {
+    let Some(batch) = in_flight else { return Ok(()) };
+    let outcome = (&mut batch.ack).await.unwrap_or_else(|_| Err(lost()));
+    if outcome.is_err() {
+        // Told already: it is not waited for again.
+        (_, batch.ack) = oneshot::channel();
     }
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
+    outcome
 }

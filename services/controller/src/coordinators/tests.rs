@@ -127,11 +127,11 @@ fn an_epoch_that_lies_behind_the_log_goes_beyond_it() {
     tested.beat("b");
     tested.write();
     let own = tested.view.metadata.group_shards().find(|(_, given)| given.value.coordinator == "a").unwrap().0;
-    let outdated = |shard| vec![(shard, CoordinatorEpoch(500))];
-    // A coordinator that has lost the shard, and does not know it yet.
-    tested.say("b", false, outdated(own));
+    // A coordinator that has lost the shard, and has read in its log that another one has it.
+    let in_log = tested.epoch(own);
+    tested.say("b", false, vec![(own, CoordinatorEpoch(in_log))]);
     assert_eq!(tested.write(), 0);
-    tested.say("a", false, outdated(own));
+    tested.say("a", false, vec![(own, CoordinatorEpoch(500))]);
     assert_eq!((tested.write(), tested.epoch(own)), (1, 501));
     assert_eq!(tested.write(), 0);
     tested.say("a", false, vec![(99, CoordinatorEpoch(1))]);

@@ -13,7 +13,8 @@ use walser_group::{
     AttachmentNumber, CurrentAssignment, GatewayId, GroupId, MemberId, Notice, NoticeContent, RemovalCause,
 };
 use walser_rpc::{
-    ApiError, CoordinatorClient, CoordinatorSession, MemberAnswer, MemberRequest, Network, Reason, Said, SessionNotices,
+    ApiError, CoordinatorClient, CoordinatorSession, Effect, MemberAnswer, MemberRequest, Network, Reason, Said,
+    SessionNotices,
 };
 
 use crate::metadata::Metadata;
@@ -166,20 +167,24 @@ impl HostedShard {
         loop {
             let (number, session) = Self::opened(&mut sessions, until).await?;
             let sent_at = Instant::now();
-            let answer = tokio::time::timeout_at(until, session.ask(request.clone())).await;
+            let over = |state: &SessionState| !matches!(state, SessionState::Open(open, _) if *open == number);
+            let answer = tokio::select! {
+                answer = tokio::time::timeout_at(until, session.ask(request.clone())) => answer,
+                // It is asked again there where the group has moved: the one before may be cut off, and answer nothing.
+                _ = sessions.wait_for(over) => continue,
+            };
             match answer {
                 Ok(Ok(Said { number: said, content })) => {
                     self.hear(sent_at);
                     return Ok(((number, said), content));
                 }
                 Ok(Err(failure)) if session_lost(&failure) => {
-                    let over = |state: &SessionState| !matches!(state, SessionState::Open(open, _) if *open == number);
                     if tokio::time::timeout_at(until, sessions.wait_for(over)).await.is_err() {
                         return Err(failure);
                     }
                 }
                 Ok(Err(failure)) => return Err(failure),
-                Err(_elapsed) => return Err(silent()),
+                Err(_elapsed) => return Err(silent().with_effect(Effect::Maybe)),
             }
         }
     }
@@ -349,8 +354,8 @@ fn moved() -> ApiError {
 }
 
 fn without_coordinator() -> ApiError {
-    let text = "the group has no coordinator yet: none is running, or the controller has not heard of one; `walser status` \
-                shows what is there";
+    let text = "the group has no coordinator yet: none is running, or no controller has heard of one; start one (walser \
+                group-coordinator)";
     ApiError::new(Reason::CoordinatorNotAvailable, text)
 }
 

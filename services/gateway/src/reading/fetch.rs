@@ -295,7 +295,8 @@ impl Reading {
                 return Ok(Some(chunk));
             }
             let next = Offset(chunk.content.next_offset);
-            if next <= cursor.offset {
+            let over = round.deadline.is_some_and(|deadline| Instant::now() >= deadline) || self.shutdown.begun();
+            if next <= cursor.offset || over {
                 return Ok(None);
             }
             cursor.offset = next;

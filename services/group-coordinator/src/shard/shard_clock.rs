@@ -1,4 +1,5 @@
-//! The time of a shard: it stands still while the shard takes no requests, since nobody can be heard then.
+//! The time of a shard: it stands still while the shard takes no requests, or the process does not run, since nobody can be
+//! heard then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +14,18 @@ pub(super) struct ShardClock {
     /// How long it stood still in all.
     stood: Duration,
     stopped_at: Option<Duration>,
+    /// When the driver looks around again, at the latest.
+    wakes_at: Duration,
 }
+
+/// Somebody who wakes later than this has not run.
+const LATE: Duration = Duration::from_secs(1);
 
 // === impl ShardClock ===
 
 impl ShardClock {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, stood: Duration::ZERO, stopped_at: None }
+        Self { clock, stood: Duration::ZERO, stopped_at: None, wakes_at: Duration::MAX }
     }
 
     /// What time it is for the shard.
@@ -31,6 +37,20 @@ impl ShardClock {
     /// The time until something is due, if the clock does not stop.
     pub(super) fn until(&self, due: Duration) -> Duration {
         due.saturating_sub(self.now().monotonic)
+    }
+
+    /// The driver waits for so long, at most.
+    pub(super) fn expect_wake(&mut self, within: Duration) {
+        self.wakes_at = self.clock.monotonic() + within;
+    }
+
+    /// The driver has woken. Where that is far too late, the time since counts for nobody.
+    pub(super) fn wake(&mut self) {
+        let late = self.clock.monotonic().saturating_sub(self.wakes_at.saturating_add(LATE));
+        // A clock that is stopped stands already.
+        if self.stopped_at.is_none() {
+            self.stood += late;
+        }
     }
 
     /// Stops the clock, or lets it go on.

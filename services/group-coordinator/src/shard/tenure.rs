@@ -80,6 +80,11 @@ impl Tenure {
             self.over = Some(epoch);
             return Err(not_available("has another coordinator").with("epoch", epoch).with("currentEpoch", written));
         }
+        if written < epoch {
+            // One that was late has written a lower epoch behind it, and compaction has kept that: it is written again.
+            self.announced = None;
+            return Err(not_available("is being loaded"));
+        }
         Ok((shard, end))
     }
 }

@@ -42,13 +42,18 @@ impl Partition {
         news
     }
 
-    /// The disk has failed in a read: this replica cannot give what it has, and nobody is to rely on it. A process that is
-    /// started again tries it again.
+    /// The disk has failed in a read: this replica cannot give what it has, and where others have it, too, nobody is to rely on
+    /// it. A process that is started again tries it again.
     pub(crate) fn read_failed(&mut self, problem: &str, context: &ShardContext) {
         if matches!(self.log.condition(), Condition::Failed { .. }) {
             return;
         }
-        tracing::error!(partition = %context.named(self.log.partition()), problem, "the disk has failed in a read");
+        let partition = context.named(self.log.partition());
+        if !self.handle.others_in_sync() {
+            // Nobody else has what it still has: what can be read and written goes on.
+            return tracing::warn!(%partition, problem, "the disk has failed in a read, and nobody else has the records");
+        }
+        tracing::error!(%partition, problem, "the disk has failed in a read: another replica is to lead");
         self.log.fail(format!("the disk has failed in a read: {problem}"));
         self.show_failure(context);
     }
