@@ -1,6 +1,7 @@
-// Members of groups on Apache Kafka, for scripts/bench/groups.py: the same kinds, options and lines as walser_members.py.
+// Members of groups on Apache Kafka, for scripts/bench/groups.py: kinds, options and lines of walser_members.py.
 //
-//   KafkaGroups fresh|member|commits|idle --server HOST:PORT --group NAME --topic NAME [--option value ...] [client.property=value ...]
+//   KafkaGroups fresh|member|commits|idle --server HOST:PORT --group NAME --topic NAME
+//       [--option value ...] [client.property=value ...]
 
 import java.time.Duration;
 import java.util.ArrayList;

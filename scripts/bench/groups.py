@@ -1,7 +1,7 @@
-"""Groups, beside those of Kafka in both of its protocols: how soon they read, who takes over, what commits and members cost.
+"""Groups, beside those of Kafka in both of its protocols: how soon they read and take over, what commits and members cost.
 
-Members are processes with the client that fits: walser_members.py, KafkaGroups.java. Both speak in lines that bear the time
-of the monotonic clock, which is the same in all processes of a machine. All settings are the ones that a newcomer has.
+Members are processes with the client that fits: walser_members.py, KafkaGroups.java. Both speak in lines that bear the
+time of the monotonic clock, which is the same in all processes of a machine. All settings are those a newcomer has.
 """
 
 import atexit
@@ -38,8 +38,8 @@ class Walser:
         self.python = servers.TARGET / "python/bin/python"
         self.stubs.mkdir()
         protos = sorted((servers.ROOT / "proto").rglob("*.proto"))
-        subprocess.run([self.python, "-m", "grpc_tools.protoc", "-I", servers.ROOT / "proto", f"--python_out={self.stubs}",
-                        f"--grpc_python_out={self.stubs}", *protos], check=True)
+        subprocess.run([self.python, "-m", "grpc_tools.protoc", "-I", servers.ROOT / "proto",
+                        f"--python_out={self.stubs}", f"--grpc_python_out={self.stubs}", *protos], check=True)
         self.gateways = [found["addresses"]["grpc"] for found in cluster.processes() if found["role"] == "gateway"]
 
     def command(self, kind, arguments, number):
@@ -196,8 +196,8 @@ def change(system, load, topic, number):
     time.sleep(WINDOW)
     *after, new = settle([first, second, third])
     until = time.monotonic()
-    kept = [(one, before & its) for (one, before), its in zip(pairs, after)]
-    found["longest gap of kept partitions, third joins"] = max(longest_gap(one, its, joined, until) for one, its in kept)
+    gaps = [longest_gap(one, before & its, joined, until) for (one, before), its in zip(pairs, after)]
+    found["longest gap of kept partitions, third joins"] = max(gaps)
     found["the third has read of all its partitions"] = taken_over(third, new, joined)
     for one in (first, second, third):
         one.end()
@@ -283,7 +283,8 @@ def committing(system, load, in_flight, number):
     for member in members:
         member.end()
     system.cluster.delete(topic)
-    count, latencies = sum(found["commits"] for found in results), sorted(sum((found["latencies"] for found in results), []))
+    count = sum(found["commits"] for found in results)
+    latencies = sorted(latency for found in results for latency in found["latencies"])
     share = ", ".join(f"{role} {seconds / (count / 10_000):.2f}" for role, seconds in cpu.items())
     return (count / COMMIT_SECONDS, sum(cpu.values()) / (count / 10_000), latencies[len(latencies) // 2],
             latencies[len(latencies) * 99 // 100], share)
@@ -300,8 +301,9 @@ def idling(system, load, count):
     topic = system.cluster.create(load.with_partitions(PER_GROUP))
     # All of Kafka's brokers, as each of them does everything.
     measured, processes = system.cluster.pids("gateway", "group-coordinator"), system.client_processes
-    members = [Member(system, "idle", f"idle-{system.name.replace(' ', '-')}-{count}", topic, members=count // processes,
-                      groups=count // PER_GROUP, number=number, processes=processes) for number in range(processes)]
+    group = f"idle-{system.name.replace(' ', '-')}-{count}"
+    members = [Member(system, "idle", group, topic, members=count // processes, groups=count // PER_GROUP, number=number,
+                      processes=processes) for number in range(processes)]
     for member in members:
         member.said("ready")
     before, cpu_before, begun = resident_mib(measured), cpu_seconds(system.cluster.pids()), time.monotonic()
@@ -320,7 +322,7 @@ def idling(system, load, count):
     for member in members:
         member.end()
     print(f"{count} idle members of {count // PER_GROUP} groups {system.name:14} joined in {joined:.1f} s, each with its "
-          f"partition in {assigned:.1f} s ({cpu_join:.1f} CPU-s of servers; {broken} streams broke); then all servers "
+          f"partition in {assigned:.1f} s ({cpu_join:.1f} CPU-s of servers; {broken} streams broke); then servers "
           f"{cpu / IDLE_SECONDS * 100:.1f} % of a core, gateways and coordinators or brokers "
           f"{cpu_measured / IDLE_SECONDS * 100:.1f} %, {before:.0f} + {grown:.0f} MiB resident", flush=True)
     system.cluster.delete(topic)
@@ -329,7 +331,10 @@ def idling(system, load, count):
 def groups(clusters, load, runs, only):
     systems = []
     for cluster in clusters:
-        systems += [Walser(cluster)] if cluster.name == "walser" else [Kafka(cluster, "classic"), Kafka(cluster, "consumer")]
+        if cluster.name == "walser":
+            systems.append(Walser(cluster))
+        else:
+            systems += [Kafka(cluster, protocol) for protocol in ("classic", "consumer")]
     for measure in (fresh, changes, commits, idle):
         if only in measure.__name__:
             measure(systems, load, runs)

@@ -1,7 +1,7 @@
 """Measures this machine: every load on every server, several runs each, medians side by side.
 
-RUNS=3 DURATION=10 PEER=kafka BALLAST=1 ONLY=substring SCENARIO=rf3|failover|compaction|groups; docs/benchmarks.md says how to read the
-figures.
+RUNS=3 DURATION=10 PEER=kafka BALLAST=1 ONLY=substring SCENARIO=rf3|failover|compaction|groups; docs/benchmarks.md says
+how to read the figures.
 """
 
 import dataclasses

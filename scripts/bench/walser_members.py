@@ -1,7 +1,7 @@
 """Members of groups on Walser, for scripts/bench/groups.py: walser_members.py KIND --server A,B --group G --topic T ...
 
-It speaks to the harness in lines, as KafkaGroups.java does: `TIME WHAT ...` on standard output, where TIME is that of the
-monotonic clock, in nanoseconds. A line on standard input starts the measurement, and the end of it makes members leave.
+It speaks to the harness in lines, as KafkaGroups.java does: `TIME WHAT ...` on standard output, where TIME is that of
+the monotonic clock, in nanoseconds. A line on standard input starts the measurement, and its end makes members leave.
 
 fresh    joins a new group again and again, each time until its first record
 member   reads and commits what it has read
