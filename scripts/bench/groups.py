@@ -1,4 +1,4 @@
-"""Groups, beside those of Kafka in both of its protocols: how soon they read and take over, what commits and members cost.
+"""Groups, beside those of Kafka in both of its protocols: how soon they read and take over, what they cost.
 
 Members are processes with the client that fits: walser_members.py, KafkaGroups.java. Both speak in lines that bear the
 time of the monotonic clock, which is the same in all processes of a machine. All settings are those a newcomer has.
@@ -255,7 +255,7 @@ def commits(systems, load, runs):
         for system in systems:
             found = [committing(system, load, in_flight, number) for number in range(runs)]
             rates, costs, p50s, p99s, shares = zip(*found)
-            print(f"commits of one group, {COMMITTERS} members, {in_flight:2} in flight{'':5} {system.name:14} "
+            print(f"commits of one group, {COMMITTERS} members, {in_flight:2} in flight {system.name:14} "
                   f"{statistics.median(rates):7.0f} commits/s  p50 {statistics.median(p50s) * 1e3:.2f} ms  "
                   f"p99 {statistics.median(p99s) * 1e3:.2f} ms  servers {statistics.median(costs):.2f} CPU-s per 10,000 "
                   f"({shares[-1]}), commits/s of each {[round(rate) for rate in rates]}", flush=True)
@@ -297,7 +297,7 @@ def idle(systems, load, runs):
 
 
 def idling(system, load, count):
-    """All members join at once, and then do nothing: what do they cost?"""
+    """All members join at once, and then do nothing."""
     topic = system.cluster.create(load.with_partitions(PER_GROUP))
     # All of Kafka's brokers, as each of them does everything.
     measured, processes = system.cluster.pids("gateway", "group-coordinator"), system.client_processes
