@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 need=()
 command -v python3 >/dev/null || need+=(python3)
+if [ "${SCENARIO:-}" = groups ]; then python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv); fi
 if [ "${PEER:-}" = kafka ]; then
   command -v javac >/dev/null || need+=(default-jdk-headless)
   command -v mvn >/dev/null || need+=(maven)
@@ -15,4 +16,13 @@ if [ ${#need[@]} -gt 0 ]; then
   fi
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}"
 fi
-TARGET_DIR=$(scripts/target_dir.sh) exec python3 scripts/bench/run.py
+TARGET_DIR=$(scripts/target_dir.sh)
+if [ "${SCENARIO:-}" = groups ]; then
+  # Members on Walser are programs of stock gRPC for Python, as those of the tests.
+  venv=$TARGET_DIR/python
+  [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+  "$venv/bin/python" -c 'import grpc_tools' 2>/dev/null ||
+    "$venv/bin/pip" install -q --disable-pip-version-check 'grpcio>=1.60' 'grpcio-tools>=1.60'
+fi
+export TARGET_DIR
+exec python3 scripts/bench/run.py

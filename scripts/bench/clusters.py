@@ -80,6 +80,9 @@ class WalserCluster:
             raise SystemExit(errors)
         return json.loads((self.directory / "result.json").read_text())
 
+    def pids(self, *roles):
+        return [found["pid"] for found in self.processes() if not roles or found["role"] in roles]
+
     def first_partition(self, topic):
         found = json.loads(self.cli("topic", "describe", topic, "-o", "json", "--server", self.address))
         first = found["partitions"][0]
@@ -137,7 +140,7 @@ class KafkaCluster:
 
     def begin(self, load, topic, seconds, warm_up):
         arguments = ["--topic", topic, "--size", load.size, "--producers", load.producers, "--rate", load.rate,
-                     "--duration", seconds, "--warm-up", warm_up, f"batch.size={load.batch_bytes}",
+                     "--keys", load.keys, "--duration", seconds, "--warm-up", warm_up, f"batch.size={load.batch_bytes}",
                      f"linger.ms={load.linger}", "acks=all"]
         return subprocess.Popen(self.programs.command(*self.what(load.kind, arguments)), stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True)
@@ -147,6 +150,9 @@ class KafkaCluster:
         if running.returncode != 0:
             raise SystemExit(errors)
         return json.loads(figures)
+
+    def pids(self, *_):
+        return [node.pid for node in self.nodes.values()]
 
     def first_partition(self, topic):
         found = json.loads(self.load("describe", "--topic", topic).stdout)

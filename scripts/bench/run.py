@@ -1,7 +1,7 @@
 """Measures this machine: every load on every server, several runs each, medians side by side.
 
-RUNS=3 DURATION=10 PEER=kafka BALLAST=1 ONLY=substring SCENARIO=rf3|failover|compaction; docs/benchmarks.md says how to read the
-figures.
+RUNS=3 DURATION=10 PEER=kafka BALLAST=1 ONLY=substring SCENARIO=rf3|failover|compaction|groups; docs/benchmarks.md says
+how to read the figures.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import time
 
 import clusters
 import compaction
+import groups
 import servers
 
 RUNS = int(os.environ.get("RUNS") or 3)
@@ -33,9 +34,13 @@ class Load:
     linger: int = 5
     fsync: bool = False
     rate: int = 0
+    keys: int = 0
     records: int = 4_000_000
     seconds: int = SECONDS
     warm_up: int = 2
+
+    def with_partitions(self, partitions):
+        return dataclasses.replace(self, partitions=partitions)
 
 
 LOADS = [
@@ -56,6 +61,7 @@ REPLICATED = [
     Load("1 KiB, 16 partitions, 2 producers, fsync", partitions=16, producers=2, fsync=True),
     Load("open loop, 2,000 records/s, fsync", partitions=16, fsync=True, rate=2000, linger=0, batch_bytes=16384),
 ]
+GROUPS = Load("groups", partitions=groups.PARTITIONS, size=100, rate=600, keys=1000, batch_bytes=16384)
 FAILOVER = Load("leader killed, 1,000 records/s, fsync", fsync=True, rate=1000, linger=0, batch_bytes=16384)
 
 
@@ -156,11 +162,16 @@ def failovers(systems, ballast):
               f"worst {waited[-1]:.2f} s, of each run {[round(seconds, 2) for seconds in waited]}", flush=True)
 
 
+def groups_of(systems, _):
+    groups.groups(systems, GROUPS, RUNS, ONLY)
+
+
 # What runs, and on which systems; Kafka's beside it where PEER says so.
 SCENARIOS = {
     "": (compare, servers.Walser, servers.Kafka),
     "rf3": (replicated, clusters.WalserCluster, clusters.KafkaCluster),
     "compaction": (compaction.compaction, compaction.Walser, compaction.Kafka),
+    "groups": (groups_of, clusters.WalserCluster, clusters.KafkaCluster),
     "failover": (failovers, clusters.WalserCluster, clusters.KafkaCluster),
 }
 
@@ -168,7 +179,7 @@ SCENARIOS = {
 def main():
     scenario, peer = os.environ.get("SCENARIO") or "", os.environ.get("PEER") or ""
     if scenario not in SCENARIOS:
-        sys.exit("SCENARIO can be rf3, failover or compaction")
+        sys.exit(f"SCENARIO can be {', '.join(filter(None, SCENARIOS))}")
     if peer not in ("", "kafka"):
         sys.exit("PEER can be kafka")
     measure, own, other = SCENARIOS[scenario]
@@ -177,7 +188,7 @@ def main():
     try:
         for system in [own, other] if peer else [own]:
             systems.append(system(directory))
-        what = f"{RUNS} runs of {SECONDS} s, medians" if scenario != "failover" else f"{RUNS} kills each"
+        what = f"{RUNS} runs of {SECONDS} s, medians" if scenario not in ("failover", "groups") else f"{RUNS} runs each"
         print(f"{what}; ballast {'on' if os.environ.get('BALLAST', '1') == '1' else 'off'}", flush=True)
         measure(systems, servers.TARGET / "ballast")
         if not scenario and not ONLY:

@@ -46,6 +46,7 @@ def ballast(path, target_mib=700):
 def bench_arguments(load):
     """What `walser bench` is told of a load, whatever it runs on."""
     rate = ["--rate", load.rate] if load.rate else []
+    rate += ["--keys", load.keys] if load.keys else []
     return ["bench", load.kind, "--size", load.size, "--producers", load.producers, "--batch-bytes", load.batch_bytes,
             "--linger", load.linger, "--acks", "all", *rate]
 
@@ -119,7 +120,7 @@ class KafkaPrograms:
         if not any(self.libs.glob("kafka_2.13-*.jar")):
             subprocess.run(["mvn", "-q", "-B", "-f", HERE / "pom.xml", "dependency:copy-dependencies",
                             f"-DoutputDirectory={self.libs}", "-DincludeScope=runtime"], check=True)
-        subprocess.run(["javac", "-cp", f"{self.libs}/*", "-d", self.classes, HERE / "KafkaLoad.java"], check=True)
+        subprocess.run(["javac", "-cp", f"{self.libs}/*", "-d", self.classes, *HERE.glob("*.java")], check=True)
 
     def logs(self, directory):
         return [f"-Dlog4j2.configurationFile={HERE}/log4j2.properties", f"-Dkafka.logs.dir={directory}"]
@@ -156,6 +157,11 @@ class KafkaPrograms:
         return [self.java, "-Xms512m", "-Xmx1g", "-XX:+UseG1GC", *self.logs(directory / "client"),
                 "-cp", f"{self.classes}:{self.libs}/*", "KafkaLoad", kind, "--server", address,
                 "--server-pid", ",".join(map(str, pids)), *map(str, arguments)]
+
+    def members(self, address, kind, arguments, directory):
+        return [self.java, "-Xms128m", "-Xmx1g", "-XX:+UseG1GC", *self.logs(directory / "client"),
+                "-cp", f"{self.classes}:{self.libs}/*", "KafkaGroups", kind, "--server", address,
+                *map(str, arguments)]
 
     def call(self, *what, check=True):
         return subprocess.run(self.command(*what), check=check, capture_output=True, text=True, timeout=300)
