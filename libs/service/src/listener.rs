@@ -25,7 +25,10 @@ use crate::socket::{Opened, Socket};
 /// The frame size that costs the fewest system calls per byte.
 const FRAME_BYTES: u32 = 256 << 10;
 const HEADER_LIST_BYTES: u32 = 16 << 10;
+/// Calls of a connection that the client has given up before they were begun: with more the connection is closed. The cluster's
+/// own processes give up many at once, when a node is fenced or a deadline is over.
 const PENDING_RESETS_MAX: usize = 20;
+pub(crate) const PENDING_RESETS_OF_CLUSTER_MAX: usize = 1_024;
 /// Ages that connections get in turn where they are limited: those that were opened together, as after a restart, do not
 /// all come back together.
 const AGES: u32 = 32;
@@ -56,6 +59,8 @@ pub struct ListenerLimits {
     pub ping_interval: Duration,
     /// A client that does not answer a ping for so long is gone.
     pub ping_timeout: Duration,
+    /// Calls that a client may give up before they are begun.
+    pub pending_resets_max: usize,
     /// Flow-control window of a stream, in bytes.
     pub stream_window: u32,
     /// Flow-control window of a connection, in bytes.
@@ -139,6 +144,7 @@ impl Default for ListenerLimits {
             first_request: Duration::from_secs(10),
             ping_interval: Duration::from_secs(2),
             ping_timeout: Duration::from_secs(3),
+            pending_resets_max: PENDING_RESETS_MAX,
             stream_window: 2 << 20,
             connection_window: 8 << 20,
             connection_age: None,
@@ -283,7 +289,7 @@ impl ListenerLimits {
             .max_frame_size(FRAME_BYTES)
             .max_concurrent_streams(self.streams_max)
             .http2_max_header_list_size(HEADER_LIST_BYTES)
-            .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+            .http2_max_pending_accept_reset_streams(Some(self.pending_resets_max))
             .http2_keepalive_interval(Some(self.ping_interval))
             .http2_keepalive_timeout(Some(self.ping_timeout));
         // Cutting what still runs then is for the socket: with a grace of its own the server would not tell the client before.

@@ -17,7 +17,9 @@ use tonic::service::Routes;
 use walser_model::{Clock, Random, SystemClock, SystemRandom};
 
 use crate::admin::{self, AdminSite, Health};
-use crate::listener::{CallService, ConnectionAge, Exposure, Listener, ListenerError, ListenerLimits};
+use crate::listener::{
+    CallService, ConnectionAge, Exposure, Listener, ListenerError, ListenerLimits, PENDING_RESETS_OF_CLUSTER_MAX,
+};
 use crate::metrics::Metrics;
 use crate::settings::{Key, Kind, Settings, SettingsError};
 use crate::shutdown::Shutdown;
@@ -303,6 +305,11 @@ impl Process {
     pub fn limit_connection_age(&mut self, max: Duration) {
         let age = ConnectionAge { max, grace: self.shutdown.grace() };
         self.listener.limits.connection_age = Some(age).filter(|_| !max.is_zero());
+    }
+
+    /// Only processes of the cluster call this one.
+    pub fn expect_cluster_only(&mut self) {
+        self.listener.limits.pending_resets_max = PENDING_RESETS_OF_CLUSTER_MAX;
     }
 
     /// Serves calls from now on; the ready file says so.

@@ -26,7 +26,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     process::main(arguments, ALL_KEYS, run)
 }
 
-async fn run(process: Process) -> Result<(), MainError> {
+async fn run(mut process: Process) -> Result<(), MainError> {
+    process.expect_cluster_only();
     let environment = Dependencies {
         store: metadata_store::open(&process.settings, &process.shutdown).await?,
         clock: Arc::clone(&process.clock),

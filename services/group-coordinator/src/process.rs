@@ -20,7 +20,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     process::main(arguments, &tables, run)
 }
 
-async fn run(process: Process) -> Result<(), MainError> {
+async fn run(mut process: Process) -> Result<(), MainError> {
+    process.expect_cluster_only();
     let network = Network::from_address(process.dial_from()?);
     network.dial_controllers(process.settings.text("controller.address"))?;
     let dependencies = CoordinatorDependencies {
@@ -31,6 +32,12 @@ async fn run(process: Process) -> Result<(), MainError> {
     process.shutdown.put_off(STOP_GRANT_MAX);
     let coordinator = service::start(dependencies, &network, process.shutdown.clone())?;
     tokio::spawn(coordinator.report_readiness(process.health.clone()));
+    let (sessions, shutdown) = (coordinator.sessions(), process.shutdown.clone());
+    // Gateways have no other coordinator to go to where this was the last one: their streams would hold up the stop.
+    tokio::spawn(async move {
+        shutdown.wait().await;
+        sessions.begin();
+    });
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
     let name = concat!("walser-group-coordinator/", env!("CARGO_PKG_VERSION"));
     let guard = CallLayer::new(name, telemetry::call_span, durations);

@@ -111,6 +111,11 @@ impl RunningCoordinator {
         }
     }
 
+    /// Ends the sessions once it begins.
+    pub(crate) fn sessions(&self) -> Shutdown {
+        self.stopping.clone()
+    }
+
     /// Ends the sessions, and what the coordinator does by itself. To be called once the stop has begun and gateways have
     /// drained. What was answered is in the log.
     pub async fn drain(self) {

@@ -21,7 +21,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     process::main(arguments, &tables, run)
 }
 
-async fn run(process: Process) -> Result<(), MainError> {
+async fn run(mut process: Process) -> Result<(), MainError> {
+    process.expect_cluster_only();
     let network = Network::from_address(process.dial_from()?);
     network.dial_controllers(process.settings.text("controller.address"))?;
     let config = Config::for_process(&process.settings, process.address, process::cores());

@@ -85,6 +85,17 @@ impl Member {
         Ok(member)
     }
 
+    /// Whether it is let in.
+    pub(crate) async fn try_join(client: &Client, join: pb::ConsumeJoin) -> bool {
+        let (requests, sent) = mpsc::channel(1);
+        requests.send(pb::ConsumeRequest { message: Some(Message::Join(join)) }).await.unwrap();
+        let stream = { client.separate().groups() }.consume(ReceiverStream::new(sent)).await;
+        match stream {
+            Ok(stream) => matches!(stream.into_inner().message().await, Ok(Some(_))),
+            Err(_) => false,
+        }
+    }
+
     pub(crate) async fn say(&self, message: Message) {
         self.requests.send(pb::ConsumeRequest { message: Some(message) }).await.unwrap();
     }

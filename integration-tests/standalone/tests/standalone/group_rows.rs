@@ -11,6 +11,7 @@ use walser_rpc::{ApiError, Reason, shard_of_group};
 
 use crate::cluster_up::Up;
 use crate::fault_rows::{times, verdict};
+use crate::faults::until;
 use crate::group_load::GroupLoad;
 use crate::group_member::{Member, join_of, offset};
 use crate::load::{Load, PARTITIONS, summary};
@@ -211,4 +212,22 @@ async fn row_21_a_member_that_was_away_for_too_long_commits_nothing() {
         21,
         "a member that was away for longer than its session commits nothing, and the new owner has not noticed",
     );
+}
+
+/// A static member that went while there was no coordinator is not held to be there because others ask at its gateway.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_static_member_comes_back_after_an_outage_of_all_coordinators() {
+    let (_place, dir) = place();
+    let (up, [first, _]) = cluster(&dir);
+    create_replicated(&first, "t", 1, 2).await;
+    let join = pb::ConsumeJoin { instance_id: "worker-1".to_owned(), ..join_of("g", "t") };
+    let mut member = Member::join_as(&first, join.clone()).await.unwrap();
+    member.own(1).await;
+    up.act_ok(&["kill", "group-coordinator"]);
+    drop(member);
+    // Longer than its gateway tries to say so.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    up.act_ok(&["start", "group-coordinator"]);
+    // As one that is started again and again.
+    until(async || Member::try_join(&first, join.clone()).await, "its successor takes its place").await;
 }

@@ -22,8 +22,10 @@ use crate::retry::Backoff;
 
 /// Time between two signs of life. The shortest session timeout is six times as long.
 const ALIVE: Duration = Duration::from_secs(1);
-/// Of so many signs of life, one names the members.
+/// Of so many signs of life, one names the members. So do the first ones of a session: a coordinator that has just taken the
+/// shard over believes the first one for a moment only where it says that a member is there.
 const REPORT_EVERY: u32 = 10;
+const REPORTS_FIRST: u32 = 3;
 /// A session without members is kept for this long.
 const IDLE: Duration = Duration::from_secs(30);
 /// How long a shard may take to open a session, or to answer a sign of life, before another session is tried.
@@ -283,14 +285,14 @@ impl HostedShard {
             tokio::select! {
                 notice = notices.next() => self.tell(number, notice?),
                 _ = ticks.tick() => {
-                    if self.is_idle() {
-                        if idle_since.get_or_insert_with(Instant::now).elapsed() >= IDLE {
-                            return Ok(());
-                        }
-                        continue;
+                    if !self.is_idle() {
+                        idle_since = None;
+                    } else if idle_since.get_or_insert_with(Instant::now).elapsed() >= IDLE {
+                        return Ok(());
                     }
-                    idle_since = None;
-                    let request = if signs % REPORT_EVERY == 0 { self.report() } else { MemberRequest::Alive };
+                    // Also without members: the coordinator may believe that there is one.
+                    let reports = signs < REPORTS_FIRST || signs % REPORT_EVERY == 0;
+                    let request = if reports { self.report() } else { MemberRequest::Alive };
                     signs += 1;
                     self.give_sign(number, &session, &mut notices, request).await?;
                 }
