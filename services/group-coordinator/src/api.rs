@@ -30,7 +30,7 @@ struct Asked<'a> {
     number: i32,
     shard: &'a ShardHandle,
     /// `None`: any.
-    epoch: Option<i64>,
+    term: Option<i64>,
 }
 
 /// The services, for a listener.
@@ -51,7 +51,7 @@ impl Api {
 
     fn asked(&self, reference: Option<ShardRef>) -> Result<Asked<'_>, ApiError> {
         let ShardRef { shard: number, epoch } = reference.ok_or_else(|| ApiError::field("shard", "is missing"))?;
-        Ok(Asked { number, shard: self.shard(number)?, epoch: Some(epoch).filter(|epoch| *epoch != 0) })
+        Ok(Asked { number, shard: self.shard(number)?, term: Some(epoch).filter(|term| *term != 0) })
     }
 
     /// The shard that a request is for, and a group in it. Without the internal topic no group exists.

@@ -62,9 +62,9 @@ const QUIET: Duration = Duration::from_secs(5);
 
 /// What a driver is told.
 enum Told {
-    /// A request, for one epoch of the coordinator or for any.
+    /// A request, for one term of the shard or for any.
     Request(Option<i64>, Box<dyn ShardRequest>),
-    /// A gateway has opened its stream. It is told the epoch.
+    /// A gateway has opened its stream. It is told the term.
     Connect(GatewayId, Arc<dyn NoticeSink>, oneshot::Sender<Result<i64, ApiError>>),
 }
 
@@ -114,8 +114,8 @@ struct InFlight {
 struct Serving<'a> {
     parts: &'a mut ShardParts,
     shard: GroupShard,
-    /// The epoch of this coordinator.
-    epoch: i64,
+    /// Of the shard: the time from one load to the next.
+    term: i64,
     topics: KnownTopics,
     clock: ShardClock,
     gathering: Gathering,
@@ -137,36 +137,36 @@ impl ShardHandle {
         (Self { inbox: sender }, ShardDriver { parts, tenure, inbox })
     }
 
-    /// Hands over a request for an epoch; `None`: for whichever it is. Waits for room. `done` is told on the driver.
-    pub(crate) async fn submit<T, F, D>(&self, epoch: Option<i64>, handle: F, done: D)
+    /// Hands over a request for a term; `None`: for whichever it is. Waits for room. `done` is told on the driver.
+    pub(crate) async fn submit<T, F, D>(&self, term: Option<i64>, handle: F, done: D)
     where
         T: Send + 'static,
         F: FnOnce(&mut GroupShard, Now, &mut Output) -> Result<T, ApiError> + Send + 'static,
         D: FnOnce(Result<T, ApiError>) + Send + 'static,
     {
-        let told = Told::Request(epoch, Call::boxed(handle, done));
+        let told = Told::Request(term, Call::boxed(handle, done));
         if let Err(mpsc::error::SendError(Told::Request(_, request))) = self.inbox.send(told).await {
             request.refuse(not_available("is closed"));
         }
     }
 
     /// Asks, and waits for the answer.
-    pub(crate) async fn ask<T, F>(&self, epoch: Option<i64>, handle: F) -> Result<T, ApiError>
+    pub(crate) async fn ask<T, F>(&self, term: Option<i64>, handle: F) -> Result<T, ApiError>
     where
         T: Send + 'static,
         F: FnOnce(&mut GroupShard, Now, &mut Output) -> Result<T, ApiError> + Send + 'static,
     {
         let (told, answer) = oneshot::channel();
-        self.submit(epoch, handle, |answer| drop(told.send(answer))).await;
+        self.submit(term, handle, |answer| drop(told.send(answer))).await;
         answer.await.unwrap_or_else(|_| Err(not_available("is closed").with_effect(walser_rpc::Effect::Maybe)))
     }
 
-    /// Tells `sink` the notices of a gateway from here on, in place of an earlier one. Returns the epoch of the coordinator.
+    /// Tells `sink` the notices of a gateway from here on, in place of an earlier one. Returns the term of the shard.
     pub(crate) async fn connect(&self, gateway: GatewayId, sink: Arc<dyn NoticeSink>) -> Result<i64, ApiError> {
-        let (told, epoch) = oneshot::channel();
+        let (told, term) = oneshot::channel();
         let sent = self.inbox.send(Told::Connect(gateway, sink, told)).await;
         sent.map_err(|_| not_available("is closed"))?;
-        epoch.await.unwrap_or_else(|_| Err(not_available("is closed")))
+        term.await.unwrap_or_else(|_| Err(not_available("is closed")))
     }
 }
 
@@ -211,7 +211,7 @@ impl ShardDriver {
     async fn serve(&mut self, given: CoordinatorEpoch, outage: &mut Outage) -> Result<(), (ApiError, bool)> {
         let Self { parts, tenure, inbox } = self;
         let mut ending = parts.given.clone();
-        let epoch = parts.terms.next(parts.clock.now_millis());
+        let term = parts.terms.next(parts.clock.now_millis());
         let loading = async {
             let closed = || not_available("is closed");
             parts.topics.wait_for(Option::is_some).await.map_err(|_| closed())?;
@@ -232,7 +232,7 @@ impl ShardDriver {
         let mut serving = Serving {
             parts,
             shard,
-            epoch,
+            term,
             topics: KnownTopics::default(),
             clock,
             gathering: Gathering::default(),
@@ -335,11 +335,11 @@ impl Serving<'_> {
 
     fn handle(&mut self, told: Told) {
         match told {
-            Told::Request(Some(epoch), request) if epoch != self.epoch => {
-                let text = format!("coordinator epoch {epoch} is not {}", self.epoch);
-                let failure = ApiError::new(Reason::StaleEpoch, text).with("epoch", epoch);
-                let direction = if epoch < self.epoch { "older" } else { "newer" };
-                request.refuse(failure.with("currentEpoch", self.epoch).with("direction", direction));
+            Told::Request(Some(term), request) if term != self.term => {
+                let text = format!("term {term} of the shard is not {}", self.term);
+                let failure = ApiError::new(Reason::StaleEpoch, text).with("epoch", term);
+                let direction = if term < self.term { "older" } else { "newer" };
+                request.refuse(failure.with("currentEpoch", self.term).with("direction", direction));
             }
             Told::Request(_, request) => {
                 let mut out = Output::default();
@@ -348,7 +348,7 @@ impl Serving<'_> {
             }
             Told::Connect(gateway, sink, told) => {
                 self.sessions.connect(gateway, sink);
-                let _ = told.send(Ok(self.epoch));
+                let _ = told.send(Ok(self.term));
             }
         }
     }

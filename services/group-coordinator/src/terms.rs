@@ -1,6 +1,6 @@
-//! Epochs of sessions: each replay of a shard begins one, and no request is handled in another than it is for.
+//! Terms of shards: each load begins one, and no request is handled in another than it is for.
 //!
-//! A session is with one process, and ends with it: epochs that grow within it, and with the clock from one process to the
+//! A session is with one process, and ends with it: terms that grow within it, and with the clock from one process to the
 //! next, are enough. Which process may write is another matter: see [`walser_group::CoordinatorEpoch`].
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use walser_model::Timestamp;
 
-/// Hands out epochs. Clones share them.
+/// Hands out terms. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Terms {
     last: Arc<Mutex<i64>>,
@@ -17,7 +17,7 @@ pub(crate) struct Terms {
 // === impl Terms ===
 
 impl Terms {
-    /// An epoch above all before.
+    /// A term above all before.
     pub(crate) fn next(&self, now: Timestamp) -> i64 {
         let mut last = self.last.lock();
         *last = now.max(*last + 1);

@@ -11,7 +11,9 @@ use walser_proto::v1::produce_stream_request::Message;
 use walser_proto::v1::produce_stream_response::Message as Reply;
 use walser_proto::v1::read_response::Event;
 
+use crate::faults::until;
 use crate::processes::{Cluster, Service};
+use crate::replicated::partitions;
 use crate::server::{PATIENCE, bound, create, place, record};
 
 const PARTITIONS: i32 = 8;
@@ -32,6 +34,12 @@ async fn half_a_topic(cluster: &Cluster, second: Service) -> BTreeSet<i32> {
     let left: BTreeSet<i32> = of_first.map(|found| found.partition).collect();
     assert!(!left.is_empty() && left.len() < 8, "{left:?}");
     second.kill();
+    // What is sent to a leader whose connection has just broken may have arrived: nobody leads here any more.
+    let gone = async || {
+        let partitions = partitions(&client, "t").await;
+        !partitions.is_empty() && partitions.iter().all(|found| found.leader.is_none_or(|leader| leader == 1))
+    };
+    until(gone, "the others have no leader").await;
     left
 }
 

@@ -13,7 +13,7 @@ pub struct GroupShardValue {
     /// host:port of its internal listener; empty inside one process.
     pub address: String,
     /// Grows with every coordinator to which the shard is given. It writes this to the shard's log before it serves: see
-    /// `docs/groups.md`.
+    /// `docs/decisions/0016-coordinator-fence.md`.
     pub epoch: i64,
     /// Fields of a newer version.
     #[serde(flatten)]

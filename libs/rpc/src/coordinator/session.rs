@@ -125,7 +125,7 @@ async fn listen(
 // === impl CoordinatorSession ===
 
 impl CoordinatorSession {
-    /// The epoch of the coordinator.
+    /// The term of the shard.
     pub fn epoch(&self) -> i64 {
         self.epoch
     }

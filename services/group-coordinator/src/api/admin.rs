@@ -63,7 +63,7 @@ impl CoordinatorService for Api {
         request: Request<pbi::ListShardGroupsRequest>,
     ) -> Answer<pbi::ListShardGroupsResponse> {
         let pbi::ListShardGroupsRequest { shard, after, groups_max } = request.into_inner();
-        let Asked { shard, epoch, .. } = self.asked(shard)?;
+        let Asked { shard, term, .. } = self.asked(shard)?;
         let limit = usize::try_from(groups_max).ok().filter(|limit| (1..=PAGE_MAX).contains(limit));
         let invalid = || ApiError::field("groups_max", format!("must be from 1 to {PAGE_MAX}"));
         let limit = limit.ok_or_else(invalid)?;
@@ -74,14 +74,14 @@ impl CoordinatorService for Api {
         let list = move |shard: &mut GroupShard, _, _: &mut _| {
             Ok(shard.groups(after.as_ref()).take(limit).map(|group| shard_group_message(&group)).collect())
         };
-        Ok(Response::new(pbi::ListShardGroupsResponse { groups: shard.ask(epoch, list).await? }))
+        Ok(Response::new(pbi::ListShardGroupsResponse { groups: shard.ask(term, list).await? }))
     }
 
     async fn describe_group(&self, request: Request<pbi::DescribeGroupRequest>) -> Answer<pbi::DescribeGroupResponse> {
         let pbi::DescribeGroupRequest { shard, group } = request.into_inner();
-        let (Asked { shard, epoch, .. }, group) = self.asked_of(shard, &group)?;
+        let (Asked { shard, term, .. }, group) = self.asked_of(shard, &group)?;
         let describe = move |shard: &mut GroupShard, _, _: &mut _| shard.describe(&group).map_err(refused);
-        Ok(Response::new(described_group_message(&shard.ask(epoch, describe).await?)))
+        Ok(Response::new(described_group_message(&shard.ask(term, describe).await?)))
     }
 
     async fn list_committed_offsets(
@@ -89,7 +89,7 @@ impl CoordinatorService for Api {
         request: Request<pbi::ListCommittedOffsetsRequest>,
     ) -> Answer<pbi::ListCommittedOffsetsResponse> {
         let pbi::ListCommittedOffsetsRequest { shard, group } = request.into_inner();
-        let Asked { shard, epoch, number } = self.asked(shard)?;
+        let Asked { shard, term, number } = self.asked(shard)?;
         let group = name_of_message("group", &group)?;
         check_group(number, &group)?;
         if !self.topic.exists()? {
@@ -99,7 +99,7 @@ impl CoordinatorService for Api {
             let found = shard.all_committed(&group);
             Ok(found.map(|(partition, committed)| offset_found_message(*partition, Some(committed))).collect())
         };
-        Ok(Response::new(pbi::ListCommittedOffsetsResponse { offsets: shard.ask(epoch, list).await? }))
+        Ok(Response::new(pbi::ListCommittedOffsetsResponse { offsets: shard.ask(term, list).await? }))
     }
 
     async fn commit_shard_offsets(
@@ -107,13 +107,13 @@ impl CoordinatorService for Api {
         request: Request<pbi::CommitShardOffsetsRequest>,
     ) -> Answer<pbi::CommitShardOffsetsResponse> {
         let pbi::CommitShardOffsetsRequest { shard, group, offsets } = request.into_inner();
-        let Asked { shard, epoch, number } = self.asked(shard)?;
+        let Asked { shard, term, number } = self.asked(shard)?;
         let group = name_of_message("group", &group)?;
         check_group(number, &group)?;
         let commit = Commit { author: None, group, offsets: offsets_to_commit_of_message(offsets)? };
         self.topic.ensure().await?;
         let handle = |shard: &mut GroupShard, now, out: &mut _| shard.commit(now, commit, out).map_err(refused);
-        let failed = shard.ask(epoch, handle).await?.into_iter();
+        let failed = shard.ask(term, handle).await?.into_iter();
         let failed = failed.map(|(partition, error)| refused_offset_message((partition, refused(error))));
         Ok(Response::new(pbi::CommitShardOffsetsResponse { refused: failed.collect() }))
     }
@@ -123,13 +123,13 @@ impl CoordinatorService for Api {
         request: Request<pbi::ResetShardOffsetsRequest>,
     ) -> Answer<pbi::ResetShardOffsetsResponse> {
         let pbi::ResetShardOffsetsRequest { shard, group, offsets, force, validate_only } = request.into_inner();
-        let (Asked { shard, epoch, .. }, group) = self.asked_of(shard, &group)?;
+        let (Asked { shard, term, .. }, group) = self.asked_of(shard, &group)?;
         let offsets = offsets_to_commit_of_message(offsets)?;
         let handle = move |shard: &mut GroupShard, now, out: &mut _| match validate_only {
             true => shard.plan_reset(&group, &offsets).map_err(refused),
             false => shard.reset_offsets(now, &group, offsets, force, out).map_err(refused),
         };
-        let moved = shard.ask(epoch, handle).await?.iter().map(moved_offset_message).collect();
+        let moved = shard.ask(term, handle).await?.iter().map(moved_offset_message).collect();
         Ok(Response::new(pbi::ResetShardOffsetsResponse { moved }))
     }
 
@@ -138,12 +138,12 @@ impl CoordinatorService for Api {
         request: Request<pbi::DeleteShardOffsetsRequest>,
     ) -> Answer<pbi::DeleteShardOffsetsResponse> {
         let pbi::DeleteShardOffsetsRequest { shard, group, topic_ids } = request.into_inner();
-        let (Asked { shard, epoch, .. }, group) = self.asked_of(shard, &group)?;
+        let (Asked { shard, term, .. }, group) = self.asked_of(shard, &group)?;
         let topics = topic_ids_of_message(&topic_ids)?;
         let handle = move |shard: &mut GroupShard, now, out: &mut _| {
             shard.delete_offsets(now, &group, &topics, out).map_err(refused)
         };
-        shard.ask(epoch, handle).await?;
+        shard.ask(term, handle).await?;
         Ok(Response::new(pbi::DeleteShardOffsetsResponse {}))
     }
 
@@ -152,9 +152,9 @@ impl CoordinatorService for Api {
         request: Request<pbi::DeleteShardGroupRequest>,
     ) -> Answer<pbi::DeleteShardGroupResponse> {
         let pbi::DeleteShardGroupRequest { shard, group } = request.into_inner();
-        let (Asked { shard, epoch, .. }, group) = self.asked_of(shard, &group)?;
+        let (Asked { shard, term, .. }, group) = self.asked_of(shard, &group)?;
         let handle = move |shard: &mut GroupShard, _, out: &mut _| shard.delete_group(&group, out).map_err(refused);
-        shard.ask(epoch, handle).await?;
+        shard.ask(term, handle).await?;
         Ok(Response::new(pbi::DeleteShardGroupResponse {}))
     }
 
@@ -163,12 +163,12 @@ impl CoordinatorService for Api {
         request: Request<pbi::RemoveShardMemberRequest>,
     ) -> Answer<pbi::RemoveShardMemberResponse> {
         let pbi::RemoveShardMemberRequest { shard, group, member_id, instance_id } = request.into_inner();
-        let (Asked { shard, epoch, .. }, group) = self.asked_of(shard, &group)?;
+        let (Asked { shard, term, .. }, group) = self.asked_of(shard, &group)?;
         let handle = move |shard: &mut GroupShard, now, out: &mut _| {
             let member = member_named(shard, &group, &member_id, &instance_id)?;
             shard.remove_member(now, &group, &member, out).map_err(refused)
         };
-        shard.ask(epoch, handle).await?;
+        shard.ask(term, handle).await?;
         Ok(Response::new(pbi::RemoveShardMemberResponse {}))
     }
 }

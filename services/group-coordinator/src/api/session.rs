@@ -26,7 +26,7 @@ struct Session {
     number: i32,
     shard: ShardHandle,
     gateway: GatewayId,
-    epoch: i64,
+    term: i64,
     outbox: Outbox<pbi::MemberSessionResponse>,
 }
 
@@ -47,9 +47,9 @@ async fn run(api: &Api, requests: &mut Requests, sender: &Sender) -> Result<(), 
     let shard = api.shard(number)?.clone();
     api.topic.ensure().await?;
     let outbox = Outbox::default();
-    let epoch = shard.connect(gateway.clone(), Arc::new(outbox.clone())).await?;
-    let session = Session { number, shard, gateway, epoch, outbox };
-    if sender.send(Ok(session_opened_message(epoch, first.correlation_id))).await.is_err() {
+    let term = shard.connect(gateway.clone(), Arc::new(outbox.clone())).await?;
+    let session = Session { number, shard, gateway, term, outbox };
+    if sender.send(Ok(session_opened_message(term, first.correlation_id))).await.is_err() {
         return Ok(());
     }
     tokio::select! {
@@ -71,14 +71,14 @@ impl Session {
     async fn read(&self, requests: &mut Requests) -> Result<(), ApiError> {
         while let Some(message) = requests.message().await? {
             let Some(permit) = self.outbox.admit(message.encoded_len()).await else { return Ok(()) };
-            let (epoch, number, outbox) = (message.epoch, message.correlation_id, self.outbox.clone());
-            let own = self.epoch;
+            let (term, number, outbox) = (message.epoch, message.correlation_id, self.outbox.clone());
+            let own = self.term;
             let done = move |answer| outbox.answer(permit, member_answer_message(own, number, answer));
             match self.request(message) {
                 Ok(request) => {
                     let gateway = self.gateway.clone();
                     let handled = move |shard: &mut _, now, out: &mut _| handle(shard, now, out, (&gateway, request));
-                    self.shard.submit(Some(epoch), handled, done).await;
+                    self.shard.submit(Some(term), handled, done).await;
                 }
                 Err(failure) => done(Err(failure)),
             }
@@ -96,7 +96,7 @@ impl Session {
         loop {
             let message = match self.outbox.next().await? {
                 Outgoing::Answer(answer) => answer,
-                Outgoing::Notice(notice) => member_notice_message(self.epoch, &notice),
+                Outgoing::Notice(notice) => member_notice_message(self.term, &notice),
             };
             if sender.send(Ok(message)).await.is_err() {
                 return Ok(());
