@@ -253,8 +253,9 @@ impl Network {
         Ok(())
     }
 
-    /// Makes the storage nodes and group coordinators known that have changed in the metadata, and gives up waiting for those that are fenced: one
-    /// that hangs answers nothing, and others lead its partitions now. Those of this process are left alone.
+    /// Makes the storage nodes and group coordinators known that have changed in the metadata, and gives up waiting for
+    /// storage nodes that are fenced: one that hangs answers nothing, and others lead its partitions now. Those of this process
+    /// are left alone.
     pub fn dial_changed<T>(&self, view: &View<T>, changes: &Changes) {
         self.dial_coordinators(view, changes);
         for (id, node) in changes.nodes.iter().filter_map(|id| Some((*id, view.node(*id)?))) {

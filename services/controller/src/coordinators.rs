@@ -21,6 +21,7 @@ use walser_rpc::{ApiError, CoordinatorBeat, GROUP_SHARDS, Outage, Reason};
 use crate::cluster_view::ClusterView;
 use crate::keys::{group_shard, put};
 use crate::leadership::ControllerLead;
+use crate::pauses::Pauses;
 use crate::store::Store;
 use crate::views::Views;
 
@@ -176,7 +177,7 @@ impl ShardDuty {
     pub(crate) async fn run(self) {
         let mut ticks = tokio::time::interval(CHECK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut last, mut led): (_, Revision) = (self.clock.monotonic(), 0);
+        let (mut pauses, mut led): (_, Revision) = (Pauses::new(CHECK, self.clock.monotonic()), 0);
         let mut outage = Outage::of("giving shards of groups to coordinators");
         loop {
             tokio::select! {
@@ -184,11 +185,7 @@ impl ShardDuty {
                 () = self.coordinators.bell.notified() => {}
             }
             let now = self.clock.monotonic();
-            // This process was not running: nobody is silent for that.
-            let paused = now.saturating_sub(last).saturating_sub(2 * CHECK);
-            if !paused.is_zero() {
-                self.coordinators.extend(paused);
-            }
+            self.coordinators.extend(pauses.before(now));
             let leads = self.lead.epoch().unwrap_or(0);
             if leads != led && leads > 0 && !self.standalone {
                 self.coordinators.expect(&self.views.load(), now);
@@ -201,7 +198,7 @@ impl ShardDuty {
                     Err(failure) => outage.failed(&failure),
                 }
             }
-            last = self.clock.monotonic();
+            pauses.looked(self.clock.monotonic());
         }
     }
 

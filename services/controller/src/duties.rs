@@ -25,6 +25,7 @@ use crate::cluster_view::ClusterView;
 use crate::committer::{Committed, Extra};
 use crate::config::Config;
 use crate::nodes::Nodes;
+use crate::pauses::Pauses;
 use crate::restore::RefusedNodes;
 use crate::sessions::{Session, Sessions};
 use crate::topics::Topics;
@@ -228,17 +229,13 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
     pub(crate) async fn fence_silent(self) {
         let mut ticks = tokio::time::interval(FENCE_CHECK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut last = self.clock.monotonic();
+        let mut pauses = Pauses::new(FENCE_CHECK, self.clock.monotonic());
         let mut led = 0;
         loop {
             ticks.tick().await;
             let now = self.clock.monotonic();
-            // A late tick means that this process was not running: nobody is silent for that, and connections that broke
-            // meanwhile have their session to come back (amendment A8).
-            let paused = now.saturating_sub(last).saturating_sub(2 * FENCE_CHECK);
-            if !paused.is_zero() {
-                self.sessions.extend(paused);
-            }
+            // Connections that broke meanwhile have their session to come back, too.
+            self.sessions.extend(pauses.before(now));
             let leads = self.nodes.committer().lead.epoch().unwrap_or(0);
             if leads != led {
                 self.hear_all(now);
@@ -247,8 +244,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             if leads > 0 && self.nodes.committer().lead.is_sure() {
                 self.fence_away(now).await;
             }
-            // That fencing takes its time is no pause: beats are heard meanwhile.
-            last = self.clock.monotonic();
+            pauses.looked(self.clock.monotonic());
         }
     }
 

@@ -23,6 +23,7 @@ mod metadata_store;
 mod metrics;
 mod nodes;
 mod operations;
+mod pauses;
 mod placement;
 mod process;
 mod producer_ids;

@@ -115,20 +115,19 @@ impl GroupStream {
 
     /// The partition of a commit, if the member may commit it.
     fn checked(&self, commit: &OffsetCommit) -> Result<TopicPartition, ApiError> {
-        let held =
-            self.holdings.named(&commit.of).and_then(|partition| Some((partition, self.holdings.get(&partition)?)));
-        let leaving = || self.revocations.values().find_map(|revocation| revocation.named(&commit.of));
-        let is_meant =
-            |(partition, _): &(TopicPartition, &Holding)| commit.topic_id.is_none_or(|id| id == partition.topic);
-        let known = held.or_else(leaving);
-        let found = held.filter(is_meant).or_else(|| leaving().filter(is_meant));
+        let named = self.holdings.named(&commit.of);
+        let held = named.and_then(|partition| Some((partition, self.holdings.get(&partition)?)));
+        let leaving = self.revocations.values().filter_map(|revocation| revocation.named(&commit.of));
+        let mut known = held.into_iter().chain(leaving).peekable();
+        let is_known = known.peek().is_some();
+        let found = known.find(|(partition, _)| commit.topic_id.is_none_or(|id| id == partition.topic));
         let (actual, limit) = (commit.metadata.len(), METADATA_BYTES_MAX);
         if actual > limit {
             let text = format!("the metadata of the offset has {actual} bytes; at most {limit} are kept");
             let failure = ApiError::new(Reason::OffsetMetadataTooLarge, text).with("actual", actual);
             return Err(failure.with("limit", limit));
         }
-        let refused = || if known.is_some() { created_again(&commit.of) } else { not_owned(&commit.of) };
+        let refused = || if is_known { created_again(&commit.of) } else { not_owned(&commit.of) };
         let (partition, held): (TopicPartition, &Holding) = found.ok_or_else(refused)?;
         held.check(commit.offset).map(|()| partition)
     }
