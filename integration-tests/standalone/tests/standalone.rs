@@ -40,6 +40,8 @@ mod fault_rows;
 mod faults;
 #[path = "standalone/generated_client.rs"]
 mod generated_client;
+#[path = "standalone/group_admin.rs"]
+mod group_admin;
 #[path = "standalone/group_clients.rs"]
 mod group_clients;
 #[path = "standalone/group_consume.rs"]

@@ -71,7 +71,7 @@ pub use log::{AppendError, Condition, CutTail, Damage, Kept, Log, LogConfig, Log
 pub use log_state::LogPin;
 pub use metadata_version::SeenMetadata;
 pub use producers::{PRODUCERS_MAX, Producers};
-pub use reader::{FoundTime, LogReader, ReadError, Slice};
+pub use reader::{FoundRecord, LogReader, ReadError, Slice};
 pub use run::Run;
 pub use set_aside::SetAside;
 pub use topic_names::{NamesById, read_topic_names};

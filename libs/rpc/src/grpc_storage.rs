@@ -163,10 +163,12 @@ impl StorageClient for GrpcStorage {
         read_outcome(answer)
     }
 
-    async fn look_up(&self, partition: LedPartition, query: OffsetQuery) -> Result<OffsetAnswer, ApiError> {
-        let answer = self.calls.clone().lookup_offsets(look_up_message(partition, query)).await?.into_inner();
-        let found = answer.found.into_iter().next().ok_or_else(|| ApiError::internal("a look-up has no answer"))?;
-        offset_answer(found)
+    async fn look_up_all(
+        &self,
+        lookups: &[(LedPartition, OffsetQuery)],
+    ) -> Result<Vec<Result<OffsetAnswer, ApiError>>, ApiError> {
+        let answer = self.calls.clone().lookup_offsets(look_up_message(lookups)).await?.into_inner();
+        Ok(answer.found.into_iter().map(offset_answer).collect())
     }
 
     fn give_up(&self) {

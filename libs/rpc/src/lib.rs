@@ -18,6 +18,7 @@ mod grpc_storage;
 mod metadata;
 mod network;
 mod outage;
+mod paging;
 mod reason;
 mod send_gate;
 mod storage_client;
@@ -50,6 +51,7 @@ pub use metadata::{
 };
 pub use network::{Connection, ConnectionError, Network, local_connection};
 pub use outage::Outage;
+pub use paging::{after_token, page, page_size};
 pub use reason::rule;
 pub use send_gate::{SendGate, WeakGate};
 pub use storage_client::{

@@ -96,14 +96,16 @@ pub enum OffsetQuery {
     Latest,
     /// The first record at or after a time, in milliseconds since 1970.
     Time(Timestamp),
+    /// The first record at or after an offset: its time is wanted.
+    Record(Offset),
 }
 
 /// An offset that was looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OffsetAnswer {
-    /// `None`: there is no record at or after the time.
+    /// `None`: there is no record at or after the time or the offset.
     pub offset: Option<Offset>,
-    /// Of the record found, by time.
+    /// Of the record found, by time or by offset.
     pub timestamp: Option<Timestamp>,
     /// Of the record at the offset; `None` when it has none.
     pub leader_epoch: Option<LeaderEpoch>,
@@ -201,8 +203,17 @@ pub trait StorageClient: Send + Sync + Debug {
     /// Reads; waits for up to `wait` while there is nothing. Dropping the future ends the wait.
     async fn read(&self, read: ReadBatches) -> Result<BatchesRead, ApiError>;
 
-    /// Looks an offset up.
-    async fn look_up(&self, partition: LedPartition, query: OffsetQuery) -> Result<OffsetAnswer, ApiError>;
+    /// Looks offsets up; the answers are in the order of the questions.
+    async fn look_up_all(
+        &self,
+        lookups: &[(LedPartition, OffsetQuery)],
+    ) -> Result<Vec<Result<OffsetAnswer, ApiError>>, ApiError>;
+
+    /// Looks one offset up.
+    async fn look_up(&self, partition: LedPartition, query: OffsetQuery) -> Result<OffsetAnswer, ApiError> {
+        let found = self.look_up_all(&[(partition, query)]).await?.into_iter().next();
+        found.unwrap_or_else(|| Err(ApiError::internal("a look-up has no answer")))
+    }
 
     /// The node does not count any more: whoever waits for it is told now that no answer comes. Later calls reach it, if it
     /// is there.

@@ -9,7 +9,6 @@ mod elections;
 mod health;
 mod metadata;
 mod node;
-mod paging;
 mod topic;
 mod upgrade;
 

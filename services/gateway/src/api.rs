@@ -6,6 +6,7 @@ mod consumer;
 mod controllers;
 mod figures;
 mod group;
+mod group_admin;
 mod group_events;
 mod group_requests;
 mod producer;
@@ -38,7 +39,7 @@ use walser_rpc::{AcceptCompressed, Connection, Network};
 use walser_service::{Shutdown, Tasks};
 
 use crate::config::Config;
-use crate::groups::Groups;
+use crate::groups::{GroupAdmin, Groups};
 use crate::heartbeat::Heartbeats;
 use crate::leaders::Leaders;
 use crate::metadata::Metadata;
@@ -50,6 +51,7 @@ use crate::topics::Topics;
 use self::cluster::ClusterApi;
 use self::consumer::ConsumerApi;
 use self::group::GroupApi;
+use self::group_admin::GroupAdminApi;
 use self::producer::ProducerApi;
 use self::reads::MESSAGE_BYTES_MAX;
 use self::storage_nodes::Backends;
@@ -123,9 +125,20 @@ impl PublicParts {
     fn group(&self) -> GroupApi {
         GroupApi {
             groups: self.groups.clone(),
+            admin: GroupAdminApi { admin: self.group_admin(), clock: Arc::clone(&self.clock) },
             clock: Arc::clone(&self.clock),
             message_bytes_max: self.config.message_bytes_max,
             shutdown: self.shutdown.clone(),
+        }
+    }
+
+    fn group_admin(&self) -> GroupAdmin {
+        GroupAdmin {
+            network: self.network.clone(),
+            metadata: self.metadata.clone(),
+            topics: self.topics.clone(),
+            leaders: self.leaders.clone(),
+            clock: Arc::clone(&self.clock),
         }
     }
 

@@ -7,6 +7,7 @@
 //! Invariant: nothing is sent to a client of a partition that its member does not hold, as far as this gateway has heard;
 //! and of a coordinator that has not been heard for a session timeout nothing is assumed.
 
+mod admin;
 mod closings;
 mod commits;
 mod credit;
@@ -29,6 +30,7 @@ use crate::reading::Reading;
 use self::closings::Closings;
 use self::hosted_shard::HostedShard;
 
+pub(crate) use admin::{GroupAdmin, GroupQuery, PartitionLag, ResetGroup, ResetTo, total};
 pub(crate) use commits::OFFSETS_MAX;
 pub(crate) use credit::Grant;
 pub(crate) use request::{CommitMode, CommitRequest, GroupRequest, JoinRequest, OffsetCommit, Place};

@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicPartition};
-use walser_rpc::{ApiError, CompactionFigures, DescribedPartition, LaggingReplica, Network, PartitionNumbers, Reason};
+use walser_rpc::{
+    ApiError, CompactionFigures, DescribedPartition, LaggingReplica, LedPartition, Network, OffsetAnswer, OffsetQuery,
+    PartitionNumbers, Reason,
+};
 
+use crate::error::no_answer;
 use crate::metadata::TopicView;
 
 /// How long a node may take to answer, above which it counts as one that does not.
@@ -35,6 +39,14 @@ pub(crate) struct Figure {
     pub(crate) beginning: bool,
     /// Its leader has not heard yet that it leads, or is starting: a moment later it may serve.
     awaited: bool,
+}
+
+/// An offset of a partition that is looked up at its leader.
+#[derive(Debug, Clone)]
+pub(crate) struct Lookup {
+    pub(crate) topic: Arc<TopicView>,
+    pub(crate) partition: i32,
+    pub(crate) query: OffsetQuery,
 }
 
 /// Asks leaders. Clones share the connections.
@@ -72,6 +84,33 @@ impl Leaders {
             }
         }
         Figures(figures)
+    }
+
+    /// Looks offsets up, with one call to each leader. The answers are in the order of the questions.
+    pub(crate) async fn look_up(&self, lookups: &[Lookup]) -> Vec<Result<OffsetAnswer, ApiError>> {
+        let mut found = Vec::with_capacity(lookups.len());
+        let mut by_node = HashMap::<NodeId, (Vec<usize>, Vec<_>)>::new();
+        for (number, Lookup { topic, partition, query }) in lookups.iter().enumerate() {
+            let led = topic.leader(PartitionIndex(*partition));
+            found.push(Err(no_answer(topic, *partition)));
+            if let Some((Some(node), leader_epoch)) = led {
+                let id = TopicPartition::new(topic.id, PartitionIndex(*partition));
+                let (numbers, asked) = by_node.entry(node).or_default();
+                numbers.push(number);
+                asked.push((LedPartition { id, leader_epoch }, *query));
+            }
+        }
+        let asked = by_node.into_iter().map(async |(node, (numbers, asked))| {
+            let storage = self.network.storage_client(node)?;
+            let answer = tokio::time::timeout(ANSWER_MAX, storage.look_up_all(&asked)).await;
+            Some((numbers, answer.ok()?.ok()?))
+        });
+        for (numbers, answers) in join_all(asked).await.into_iter().flatten() {
+            for (number, answer) in numbers.into_iter().zip(answers) {
+                found[number] = answer;
+            }
+        }
+        found
     }
 
     /// The answer of a node about partitions that it leads; `None` when it does not answer.

@@ -208,14 +208,8 @@ impl StorageService for Api {
     }
 
     async fn lookup_offsets(&self, request: Request<pbi::LookupOffsetsRequest>) -> Answer<pbi::LookupOffsetsResponse> {
-        let mut found = Vec::new();
-        for lookup in &request.get_ref().lookups {
-            let outcome = match offset_query_of_message(lookup) {
-                Ok((partition, query)) => self.storage.look_up(partition, query).await,
-                Err(failure) => Err(failure),
-            };
-            found.push(offset_answer_message(outcome));
-        }
+        let lookups = request.get_ref().lookups.iter().map(offset_query_of_message).collect::<Result<Vec<_>, _>>()?;
+        let found = self.storage.look_up_all(&lookups).await?.into_iter().map(offset_answer_message).collect();
         Ok(Response::new(pbi::LookupOffsetsResponse { found }))
     }
 

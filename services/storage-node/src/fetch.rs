@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
-use walser_log::{Disk, FoundTime, Generation, LogReader, ReadError, out_of_files};
-use walser_model::{LeaderEpoch, NodeId, Offset, Timestamp, TopicPartition};
+use walser_log::{Disk, FoundRecord, Generation, LogReader, ReadError, out_of_files};
+use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_rpc::{ApiError, BatchesRead, LedPartition, OffsetAnswer, OffsetQuery, ReadBatches, Reason};
 
 use crate::error::{end_not_known, not_leader, out_of_range, read_failure, replica_damaged, too_many_files};
@@ -187,27 +187,18 @@ impl Fetcher {
             OffsetQuery::Earliest => Ok(at(replica.reader.log_start())),
             OffsetQuery::Latest => Ok(at(latest()?)),
             OffsetQuery::Time(timestamp) => {
-                let found = self.find_time(partition, &replica, timestamp, latest()?).await?;
-                Ok(OffsetAnswer {
-                    offset: found.as_ref().map(|found| found.offset),
-                    timestamp: found.as_ref().map(|found| found.timestamp),
-                    leader_epoch: found.map(|found| found.leader_epoch),
-                })
+                let below = latest()?;
+                let find = move |reader: LogReader| reader.find_time(timestamp, below);
+                let _permit = self.time_lookups.acquire().await.map_err(|_| not_leader(self.node))?;
+                Ok(record_found(self.with_files(partition, &replica.reader, find).await?))
+            }
+            OffsetQuery::Record(offset) => {
+                let below = latest()?;
+                let find = move |reader: LogReader| reader.find_record(offset, below);
+                let _permit = self.disk_reads.acquire().await.map_err(|_| not_leader(self.node))?;
+                Ok(record_found(self.with_files(partition, &replica.reader, find).await?))
             }
         }
-    }
-
-    /// The first record at or after a time and below an offset. `None`: there is none.
-    async fn find_time(
-        &self,
-        partition: TopicPartition,
-        replica: &PartitionHandle,
-        timestamp: Timestamp,
-        below: Offset,
-    ) -> Result<Option<FoundTime>, ApiError> {
-        let _permit = self.time_lookups.acquire().await.map_err(|_| not_leader(self.node))?;
-        let find = move |reader: LogReader| reader.find_time(timestamp, below);
-        self.with_files(partition, &replica.reader, find).await
     }
 
     /// What to answer to a read that failed. Damage is noted.
@@ -217,6 +208,14 @@ impl Fetcher {
             ReadError::Corrupt { .. } if self.registry.others_in_sync(partition) => replica_damaged(self.node),
             error => read_failure(error, self.node),
         }
+    }
+}
+
+fn record_found(found: Option<FoundRecord>) -> OffsetAnswer {
+    OffsetAnswer {
+        offset: found.map(|found| found.offset),
+        timestamp: found.map(|found| found.timestamp),
+        leader_epoch: found.map(|found| found.leader_epoch),
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::{self, StreamExt as _};
 use walser_model::TopicPartition;
 use walser_record_batch::{BatchHeader, verify_crc};
 use walser_replication::FollowerLag;
@@ -18,6 +19,9 @@ use crate::fetch::Fetcher;
 use crate::replica_registry::{Problem, ReplicaRegistry};
 use crate::shard::{AppendJob, Command, Queue};
 use crate::shard_set::ShardSet;
+
+/// Look-ups of one call that are under way together.
+const LOOK_UPS_AT_ONCE: usize = 8;
 
 /// A storage node in this process.
 #[derive(Debug, Clone)]
@@ -109,8 +113,13 @@ impl StorageClient for InProcessStorage {
         self.fetcher.read(&read).await
     }
 
-    async fn look_up(&self, partition: LedPartition, query: OffsetQuery) -> Result<OffsetAnswer, ApiError> {
-        self.fetcher.look_up(partition.id, query).await
+    async fn look_up_all(
+        &self,
+        lookups: &[(LedPartition, OffsetQuery)],
+    ) -> Result<Vec<Result<OffsetAnswer, ApiError>>, ApiError> {
+        let look_up = |(partition, query): &(LedPartition, OffsetQuery)| self.fetcher.look_up(partition.id, *query);
+        let lookups: Vec<_> = lookups.iter().map(look_up).collect();
+        Ok(stream::iter(lookups).buffered(LOOK_UPS_AT_ONCE).collect().await)
     }
 
     async fn describe(&self, partitions: &[TopicPartition]) -> Result<Vec<DescribedPartition>, ApiError> {

@@ -3,6 +3,7 @@
 mod bench;
 mod cluster;
 mod consume;
+mod group;
 mod produce;
 mod topic;
 mod value;
@@ -27,11 +28,16 @@ pub(crate) use cluster::{
     ClusterStatusArgs, ClusterUpArgs, FinalizeUpgradeArgs, ServiceCommandArgs,
 };
 pub(crate) use consume::{ConsumeArgs, ConsumeOutput};
+pub(crate) use group::{
+    GroupCommand, GroupDeleteArgs, GroupDeleteOffsetsArgs, GroupDescribeArgs, GroupLagArgs, GroupListArgs,
+    GroupRemoveMemberArgs, GroupResetArgs, GroupStateName,
+};
 pub(crate) use produce::ProduceArgs;
 pub(crate) use topic::{
     TopicAddPartitionsArgs, TopicAlterArgs, TopicCommand, TopicConfigArgs, TopicCreateArgs, TopicDeleteArgs,
     TopicDescribeArgs, TopicListArgs, TopicTruncateArgs,
 };
+pub(crate) use value::PlacedOffset;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -76,6 +82,9 @@ pub(crate) enum Command {
         after_help = "Example:\n  walser topic create orders --partitions 6 --config retention.ms=7d"
     )]
     Topic(TopicCommand),
+    /// Look at consumer groups, how far they are behind, and move their offsets
+    #[command(subcommand, after_help = "Example:\n  walser group describe billing")]
+    Group(GroupCommand),
     /// Show the state of the server on one screen
     Status(StatusArgs),
     /// Name servers, and choose the one to talk to

@@ -45,6 +45,27 @@ pub(crate) fn topics(word: &OsStr) -> Vec<CompletionCandidate> {
     candidates(word, asked(list))
 }
 
+/// Names of groups.
+pub(crate) fn groups(word: &OsStr) -> Vec<CompletionCandidate> {
+    let beginning = word.to_string_lossy().into_owned();
+    let list = |server: Server| async move {
+        let mut names = Vec::new();
+        let mut request =
+            pb::ListGroupsRequest { page_size: PAGE, name_contains: beginning.clone(), ..Default::default() };
+        while names.len() < NAMES_MAX {
+            let page = server.client.groups().list_groups(request.clone()).await.ok()?.into_inner();
+            let fits = page.groups.into_iter().filter(|group| group.name.starts_with(&beginning));
+            names.extend(fits.map(|group| (group.name, None)));
+            request.page_token = page.next_page_token;
+            if request.page_token.is_empty() {
+                break;
+            }
+        }
+        Some(names)
+    };
+    candidates(word, asked(list))
+}
+
 /// `KEY=` of every setting of a topic, with what it is for.
 pub(crate) fn settings(word: &OsStr) -> Vec<CompletionCandidate> {
     let list = |(name, help): (String, Option<String>)| (format!("{name}="), help);

@@ -10,6 +10,7 @@ mod error;
 mod http1;
 mod input;
 mod message;
+mod names;
 mod output;
 mod position;
 mod progress;

@@ -334,3 +334,56 @@ fn what_a_member_had_that_hangs_goes_to_the_others() {
         read.extend(other.take(1));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_are_listed_described_reset_and_deleted() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    create(&server.client(), "t", 2, &[]).await;
+    write_numbers(&server, "t", 2, 0..20);
+    let read = |count: &str| lines(&server.cli_ok(&["consume", "-g", "billing", "t", "-n", count, "-f", "%p %v\n"]));
+    assert_eq!(numbers(&read("20")).len(), 20);
+    let text = |arguments: &[&str]| String::from_utf8(server.cli_ok(arguments)).unwrap();
+    assert_eq!(text(&["group", "list", "-o", "name"]), "billing\n");
+    assert_eq!(text(&["group", "list", "b*", "--state", "empty", "-o", "name"]), "billing\n");
+    assert_eq!(text(&["group", "list", "--state", "stable", "-o", "name"]), "");
+    assert!(text(&["group", "describe", "billing"]).contains("lag 0 records"));
+    // A plan changes nothing.
+    let plan = text(&["group", "reset", "billing", "--to", "earliest", "--dry-run"]);
+    assert_eq!(plan.lines().filter(|line| line.starts_with("t ")).count(), 2, "{plan}");
+    assert!(text(&["group", "lag", "billing"]).contains("billing"));
+    let lag = |group: &str| {
+        let shown: serde_json::Value =
+            serde_json::from_slice(&server.cli_ok(&["group", "lag", group, "-o", "json"])).unwrap();
+        shown["groups"][0]["totalLag"].as_i64()
+    };
+    assert_eq!(lag("billing"), Some(0));
+    server.cli_ok(&["group", "reset", "billing", "--topic", "t", "-p", "1", "--shift", "-4"]);
+    assert_eq!(lag("billing"), Some(4));
+    server.cli_ok(&["group", "reset", "billing", "--offset", "t/0=7", "--offset", "t/1=9"]);
+    assert_eq!(lag("billing"), Some(4));
+    assert_eq!(numbers(&read("4")).len(), 4);
+    // What cannot be done says so, with the exit code of its kind.
+    let code = |arguments: &[&str]| server.cli(arguments).status.code();
+    assert_eq!(code(&["group", "describe", "nobody"]), Some(3));
+    assert_eq!(code(&["group", "delete", "nobody*", "--yes"]), Some(3));
+    assert_eq!(code(&["group", "reset", "billing"]), Some(2));
+    assert_eq!(code(&["group", "reset", "billing", "--offset", "t=1"]), Some(2));
+    assert_eq!(code(&["group", "delete", "billing"]), Some(2), "it asks, and there is no terminal");
+    let mut member = Member::start(&server.address, &["-g", "billing", "t"]);
+    write_numbers(&server, "t", 2, 20..22);
+    assert_eq!(numbers(&member.take(2)).len(), 2);
+    assert_eq!(code(&["group", "delete", "billing", "--yes"]), Some(6));
+    let described: serde_json::Value =
+        serde_json::from_slice(&server.cli_ok(&["group", "describe", "billing", "-o", "json"])).unwrap();
+    assert_eq!(
+        (&described["state"], &described["members"][0]["assigned"][1]["partition"]),
+        (&"GROUP_STATE_STABLE".into(), &1.into())
+    );
+    let id = described["members"][0]["memberId"].as_str().unwrap().to_owned();
+    drop(member);
+    server.cli(&["group", "remove-member", "billing", &id]);
+    server.cli_ok(&["group", "delete-offsets", "billing", "--topic", "t", "--yes"]);
+    server.cli_ok(&["group", "delete", "bill*", "--yes"]);
+    assert_eq!(text(&["group", "list", "-o", "name"]), "");
+}

@@ -1,21 +1,21 @@
 //! A reader against a server that does what the test says.
 
+mod fake_groups;
+
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Request, Response, Status, Streaming};
-use walser_proto::v1::group_service_server::{GroupService, GroupServiceServer};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Status, Streaming};
+use walser_proto::v1::group_service_server::GroupServiceServer;
 
+use self::fake_groups::FakeGroups;
 use super::*;
 
 /// Longest wait for what must come.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 type Answers = mpsc::Sender<Result<pb::ConsumeResponse, Status>>;
-
-/// Hands every stream to the test.
-struct FakeGroups(mpsc::Sender<FakeStream>);
 
 /// The server's side of a stream.
 struct FakeStream {
@@ -27,20 +27,6 @@ struct FakeStream {
 struct FakeServer {
     address: String,
     streams: mpsc::Receiver<FakeStream>,
-}
-
-#[tonic::async_trait]
-impl GroupService for FakeGroups {
-    type ConsumeStream = ReceiverStream<Result<pb::ConsumeResponse, Status>>;
-
-    async fn consume(
-        &self,
-        request: Request<Streaming<pb::ConsumeRequest>>,
-    ) -> Result<Response<Self::ConsumeStream>, Status> {
-        let (answers, stream) = mpsc::channel(64);
-        self.0.send(FakeStream { requests: request.into_inner(), answers }).await.unwrap();
-        Ok(Response::new(ReceiverStream::new(stream)))
-    }
 }
 
 async fn in_time<T>(what: impl Future<Output = T>) -> T {

@@ -310,6 +310,8 @@ fn a_reader_goes_on_while_segments_are_replaced() {
         }
     }
     assert!(reader.find_time(0, site.log.log_end()).unwrap().is_some());
+    let found = reader.find_record(Offset(1), end).unwrap().unwrap();
+    assert!(found.offset > Offset(100), "{found:?}: what was at offset 1 is compacted away");
     let job_end = site.log.log_end();
     close_last(&mut site);
     let job = site.log.begin_compaction(job_end, rules(1_000)).unwrap().unwrap();

@@ -33,13 +33,15 @@ fn what_is_appended_reads_back_across_segments() {
 }
 
 #[test]
-fn times_are_found() {
+fn times_and_offsets_are_found() {
     let site = filled(config(), 200);
     let reader = site.log.reader();
     for time in [0, 1, 6, 7, 699, 1399] {
         let found = reader.find_time(time, Offset(1400)).unwrap().unwrap();
         assert_eq!((found.offset.0, found.timestamp, found.leader_epoch), (time, time, LeaderEpoch(1)));
+        assert_eq!(reader.find_record(Offset(time), Offset(1400)).unwrap(), Some(found));
     }
+    assert_eq!(reader.find_record(Offset(1400), Offset(1400)).unwrap(), None);
     assert_eq!(reader.find_time(1400, Offset(1400)).unwrap(), None);
     assert_eq!(reader.find_time(1300, Offset(1295)).unwrap(), None);
 }

@@ -152,14 +152,17 @@ pub(super) fn read_outcome(message: pbi::FetchStreamResponse) -> Result<BatchesR
     }
 }
 
-pub(super) fn look_up_message(partition: LedPartition, query: OffsetQuery) -> pbi::LookupOffsetsRequest {
-    let at = match query {
-        OffsetQuery::Earliest => At::Bound(pb::Bound::Earliest.into()),
-        OffsetQuery::Latest => At::Bound(pb::Bound::Latest.into()),
-        OffsetQuery::Time(millis) => At::TimestampMillis(millis),
+pub(super) fn look_up_message(lookups: &[(LedPartition, OffsetQuery)]) -> pbi::LookupOffsetsRequest {
+    let message = |(partition, query): &(LedPartition, OffsetQuery)| {
+        let at = match *query {
+            OffsetQuery::Earliest => At::Bound(pb::Bound::Earliest.into()),
+            OffsetQuery::Latest => At::Bound(pb::Bound::Latest.into()),
+            OffsetQuery::Time(millis) => At::TimestampMillis(millis),
+            OffsetQuery::Record(offset) => At::Offset(offset.0),
+        };
+        pbi::OffsetLookup { r#ref: Some((*partition).into()), committed_only: true, at: Some(at) }
     };
-    let lookup = pbi::OffsetLookup { r#ref: Some(partition.into()), committed_only: true, at: Some(at) };
-    pbi::LookupOffsetsRequest { lookups: vec![lookup] }
+    pbi::LookupOffsetsRequest { lookups: lookups.iter().map(message).collect() }
 }
 
 /// Reads a look-up.
@@ -171,6 +174,7 @@ pub fn offset_query_of_message(message: &pbi::OffsetLookup) -> Result<(LedPartit
         Some(At::Bound(bound)) if bound == pb::Bound::Earliest as i32 => OffsetQuery::Earliest,
         Some(At::Bound(_)) => OffsetQuery::Latest,
         Some(At::TimestampMillis(millis)) => OffsetQuery::Time(millis),
+        Some(At::Offset(offset)) => OffsetQuery::Record(Offset(offset)),
         None => return Err(ApiError::field("at", "is missing")),
     };
     Ok((led_partition(message.r#ref.as_ref())?, query))
@@ -349,9 +353,12 @@ mod tests {
 
     #[test]
     fn a_look_up_and_its_answer_come_out_as_they_went_in() {
-        for query in [OffsetQuery::Earliest, OffsetQuery::Latest, OffsetQuery::Time(0)] {
-            let message = look_up_message(partition(), query);
-            assert_eq!(offset_query_of_message(&message.lookups[0]).unwrap(), (partition(), query));
+        let queries =
+            [OffsetQuery::Earliest, OffsetQuery::Latest, OffsetQuery::Time(0), OffsetQuery::Record(Offset(3))];
+        let lookups = queries.map(|query| (partition(), query));
+        let message = look_up_message(&lookups);
+        for (message, lookup) in message.lookups.iter().zip(lookups) {
+            assert_eq!(offset_query_of_message(message).unwrap(), lookup);
         }
         let none = OffsetAnswer { offset: None, timestamp: None, leader_epoch: None };
         let found = OffsetAnswer { offset: Some(Offset(0)), timestamp: Some(0), leader_epoch: Some(LeaderEpoch(0)) };

@@ -10,12 +10,11 @@ use walser_model::NodeId;
 use walser_proto::v1 as pb;
 use walser_proto::v1::cluster_service_server::ClusterService;
 use walser_proto::v1::operation_service_server::OperationService;
-use walser_rpc::{ApiError, Reason, wire_registration, wire_time};
+use walser_rpc::{ApiError, Reason, after_token, page, page_size, wire_registration, wire_time};
 use walser_service::Caller;
 
 use super::Controller;
 use super::describe::wire_operation;
-use super::paging::{after_token, page, page_size};
 use crate::cluster_view::ClusterView;
 use crate::nodes::{self, NodeWish};
 use crate::restore::{self, Accepted};

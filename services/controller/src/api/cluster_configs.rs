@@ -1,11 +1,10 @@
 //! `ListClusterConfigs` and `UpdateClusterConfig`.
 
 use walser_proto::v1 as pb;
-use walser_rpc::ApiError;
+use walser_rpc::{ApiError, after_token, page, page_size};
 use walser_service::Caller;
 
 use super::Controller;
-use super::paging::{after_token, page, page_size};
 use crate::cluster_settings::{ClusterChange, ClusterSetting, SETTINGS};
 use crate::keys::cluster::ClusterRecord;
 

@@ -7,10 +7,9 @@ use walser_metadata::value::TopicValue;
 use walser_metadata::{PartitionEntry, TopicEntry};
 use walser_model::{ConfigType, RESERVED_PREFIX, SETTINGS, Setting, TopicId, TopicPartition};
 use walser_proto::v1 as pb;
-use walser_rpc::{ApiError, wire_time, wire_topic, wire_topic_value};
+use walser_rpc::{ApiError, after_token, page, page_size, wire_time, wire_topic, wire_topic_value};
 
 use super::availability::Availability;
-use super::paging::{after_token, page, page_size};
 use crate::cluster_view::ClusterView;
 use crate::keys::partition;
 use crate::operations::Operation;

@@ -12,15 +12,19 @@ use walser_proto::v1 as pb;
 use walser_proto::v1::group_service_server::GroupService;
 use walser_service::{Caller, Shutdown, StreamEnd};
 
+use super::group_admin::GroupAdminApi;
 use super::group_requests::{first, later};
 use super::{group_events, stream};
 use crate::error::draining;
 use crate::groups::{Groups, Requests};
 
+type Answer<T> = Result<Response<T>, Status>;
+
 /// `GroupService`.
 #[derive(Debug)]
 pub(super) struct GroupApi {
     pub(super) groups: Groups,
+    pub(super) admin: GroupAdminApi,
     pub(super) clock: Arc<dyn Clock>,
     /// Largest message that is taken.
     pub(super) message_bytes_max: usize,
@@ -52,5 +56,49 @@ impl GroupService for GroupApi {
         let mut answer: Response<Self::ConsumeStream> = Response::new(Box::pin(answers));
         answer.extensions_mut().insert(gate);
         Ok(answer)
+    }
+
+    async fn commit_offsets(&self, request: Request<pb::CommitOffsetsRequest>) -> Answer<pb::CommitOffsetsResponse> {
+        Ok(self.admin.commit_offsets(request.into_inner()).await?)
+    }
+
+    async fn list_groups(&self, request: Request<pb::ListGroupsRequest>) -> Answer<pb::ListGroupsResponse> {
+        Ok(self.admin.list_groups(request.into_inner()).await?)
+    }
+
+    async fn get_group(&self, request: Request<pb::GetGroupRequest>) -> Answer<pb::GetGroupResponse> {
+        Ok(self.admin.get_group(request.into_inner()).await?)
+    }
+
+    async fn delete_group(&self, request: Request<pb::DeleteGroupRequest>) -> Answer<pb::DeleteGroupResponse> {
+        Ok(self.admin.delete_group(request.into_inner()).await?)
+    }
+
+    async fn list_group_offsets(
+        &self,
+        request: Request<pb::ListGroupOffsetsRequest>,
+    ) -> Answer<pb::ListGroupOffsetsResponse> {
+        Ok(self.admin.list_group_offsets(request.into_inner()).await?)
+    }
+
+    async fn reset_group_offsets(
+        &self,
+        request: Request<pb::ResetGroupOffsetsRequest>,
+    ) -> Answer<pb::ResetGroupOffsetsResponse> {
+        Ok(self.admin.reset_group_offsets(request.into_inner()).await?)
+    }
+
+    async fn delete_group_offsets(
+        &self,
+        request: Request<pb::DeleteGroupOffsetsRequest>,
+    ) -> Answer<pb::DeleteGroupOffsetsResponse> {
+        Ok(self.admin.delete_group_offsets(request.into_inner()).await?)
+    }
+
+    async fn remove_group_member(
+        &self,
+        request: Request<pb::RemoveGroupMemberRequest>,
+    ) -> Answer<pb::RemoveGroupMemberResponse> {
+        Ok(self.admin.remove_group_member(request.into_inner()).await?)
     }
 }

@@ -187,7 +187,7 @@ fn partition(field: &str, of: Option<pb::TopicPartition>) -> Result<PartitionNam
     Ok(PartitionName { topic: topic.as_str().into(), partition: of.partition })
 }
 
-fn commits(field: &str, offsets: Vec<pb::OffsetCommit>) -> Result<Vec<OffsetCommit>, ApiError> {
+pub(super) fn commits(field: &str, offsets: Vec<pb::OffsetCommit>) -> Result<Vec<OffsetCommit>, ApiError> {
     if offsets.len() > OFFSETS_MAX {
         return Err(ApiError::field(field, format!("at most {OFFSETS_MAX} offsets in one message")));
     }

@@ -347,7 +347,7 @@ impl HostedShard {
     }
 }
 
-fn silent() -> ApiError {
+pub(super) fn silent() -> ApiError {
     ApiError::new(Reason::CoordinatorNotAvailable, "the group coordinator does not answer; it is asked again")
 }
 
@@ -355,13 +355,13 @@ fn moved() -> ApiError {
     ApiError::new(Reason::CoordinatorNotAvailable, "the group moves to another coordinator; it is asked there")
 }
 
-fn without_coordinator() -> ApiError {
+pub(super) fn without_coordinator() -> ApiError {
     let text = "the group has no coordinator yet: none is running, or no controller has heard of one; start one (walser \
                 group-coordinator)";
     ApiError::new(Reason::CoordinatorNotAvailable, text)
 }
 
 /// Whether the session is over, and what was asked on it has to be asked on another one.
-fn session_lost(failure: &ApiError) -> bool {
+pub(super) fn session_lost(failure: &ApiError) -> bool {
     matches!(failure.reason(), Reason::CoordinatorNotAvailable | Reason::StaleEpoch) || !failure.answered()
 }

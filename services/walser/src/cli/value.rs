@@ -14,6 +14,25 @@ const MEMORY_MIN: u64 = 1 << 20;
 /// Most producers of a benchmark.
 const PRODUCERS_MAX: usize = 64;
 
+/// A partition and an offset in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PlacedOffset {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+}
+
+/// `orders/0=42`.
+pub(super) fn placed(text: &str) -> Result<PlacedOffset, String> {
+    let parts = text.rsplit_once('=').and_then(|(of, offset)| Some((of.rsplit_once('/')?, offset)));
+    let placed = parts.and_then(|((topic, partition), offset)| {
+        let partition = partition.parse().ok().filter(|partition| *partition >= 0)?;
+        let offset = offset.parse().ok().filter(|offset| *offset >= 0)?;
+        Some(PlacedOffset { topic: topic.to_owned(), partition, offset })
+    });
+    placed.ok_or_else(|| format!("\"{text}\" is not TOPIC/PARTITION=OFFSET"))
+}
+
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let bytes = parse_bytes(text).map_err(|error| error.to_string())?;
     u64::try_from(bytes).map_err(|_| "a size is not negative".to_owned())

@@ -1,6 +1,5 @@
 //! `walser status`.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,13 +7,14 @@ use tokio::time::Instant;
 use walser_proto::v1 as pb;
 
 use super::node;
+use super::screen::Screen;
 use crate::args::Form;
 use crate::cli::StatusArgs;
 use crate::error::CliError;
+use crate::message;
 use crate::output::{self, bytes, plural};
 use crate::records::time::since;
 use crate::server::Server;
-use crate::{message, output::to_terminal};
 
 /// The exit code of a server that is not healthy.
 const NOT_HEALTHY: u8 = 10;
@@ -22,8 +22,6 @@ const NOT_HEALTHY: u8 = 10;
 const NOT_LED: &str = "CONTROLLER_NOT_AVAILABLE";
 /// What was asked before an answer that took longer is asked for once more.
 const OUTDATED_AFTER: Duration = Duration::from_secs(1);
-/// Moves to the upper left corner and clears what is below (ECMA-48: CUP, ED).
-const CLEAR: &str = "\x1b[H\x1b[J";
 
 /// What the server says at one time.
 struct Seen {
@@ -50,14 +48,9 @@ pub(crate) async fn run(arguments: StatusArgs) -> Result<ExitCode, CliError> {
     };
     let mut before = None;
     loop {
-        let clears = to_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-        if clears && form == Form::Table {
-            let _ = write!(std::io::stdout(), "{CLEAR}");
-        }
+        let screen = Screen::begin(form);
         show(&server, form, &seen, before.as_ref())?;
-        if form == Form::Table && !clears {
-            output::data("");
-        }
+        screen.end();
         tokio::time::sleep(Duration::from_secs(seconds)).await;
         let next = again(&server, Duration::from_secs(seconds)).await;
         before = Some(std::mem::replace(&mut seen, next));

@@ -5,7 +5,6 @@ mod each;
 mod show;
 
 use std::collections::HashMap;
-use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use walser_model::RESERVED_PREFIX;
@@ -13,12 +12,14 @@ use walser_proto::v1 as pb;
 
 use self::each::{Dealt, each};
 use self::show::{show_changed, show_list, size};
+use super::confirm::confirm;
 use crate::args::Form;
 use crate::cli::{
     TopicAddPartitionsArgs, TopicAlterArgs, TopicCommand, TopicConfigArgs, TopicCreateArgs, TopicDeleteArgs,
     TopicListArgs, TopicTruncateArgs,
 };
 use crate::error::CliError;
+use crate::names::Named;
 use crate::output::{self, count, table};
 use crate::server::Server;
 use crate::{message, topics};
@@ -95,7 +96,7 @@ async fn list(arguments: TopicListArgs) -> Done {
     let mut all = topics::list(&server, stats, internal).await?;
     if !arguments.names.is_empty() {
         let names: Vec<String> = all.iter().map(|topic| topic.name.clone()).collect();
-        let wanted: std::collections::HashSet<_> = topics::known(&arguments.names, &names)?.into_iter().collect();
+        let wanted: std::collections::HashSet<_> = Named::Topic.known(&arguments.names, &names)?.into_iter().collect();
         all.retain(|topic| wanted.contains(&topic.name));
     }
     show_list(arguments.output.output, &all)
@@ -146,7 +147,8 @@ async fn add_partitions(arguments: TopicAddPartitionsArgs) -> Done {
 
 async fn truncate(arguments: TopicTruncateArgs) -> Done {
     if !arguments.dry_run {
-        confirm(&[&arguments.name], arguments.yes, "Records before the position are deleted for ever.").await?;
+        confirm("topic", &[&arguments.name], arguments.yes, "Records before the position are deleted for ever.")
+            .await?;
     }
     let server = Server::of(&arguments.output.server)?;
     let request = pb::TruncateTopicRequest {
@@ -180,30 +182,6 @@ async fn config(arguments: TopicConfigArgs) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks for the names before something is lost.
-async fn confirm(names: &[&str], yes: bool, what: &str) -> Result<(), CliError> {
-    if yes {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        let error = CliError::usage("this cannot be undone, and there is no terminal to ask on: nothing was done");
-        return Err(error.with_help("say --yes if you mean it"));
-    }
-    output::note(what);
-    let (asked, expected) = match names {
-        [name] => ("Type the name of the topic to continue: ".to_owned(), (*name).to_owned()),
-        names => (format!("Type the number of topics, {}, to continue: ", names.len()), names.len().to_string()),
-    };
-    let _ = write!(std::io::stderr(), "{asked}");
-    // On a thread of its own: meanwhile Ctrl-C is heard.
-    let typed = tokio::task::spawn_blocking(|| {
-        let mut typed = String::new();
-        std::io::stdin().read_line(&mut typed).map(|_| typed)
-    });
-    let typed = typed.await.map_err(|error| CliError::failed(error.to_string()))??;
-    if typed.trim() == expected { Ok(()) } else { Err(CliError::failed("that is something else: nothing was done")) }
-}
-
 async fn delete(arguments: TopicDeleteArgs) -> Done {
     let server = Server::of(&arguments.server)?;
     let names = topics::matching(&server, &arguments.names).await?;
@@ -217,7 +195,7 @@ async fn delete(arguments: TopicDeleteArgs) -> Done {
         }
     };
     let what = each(names.clone(), described).await.all()?.join("\n");
-    confirm(&names.iter().map(String::as_str).collect::<Vec<_>>(), arguments.yes, &what).await?;
+    confirm("topic", &names.iter().map(String::as_str).collect::<Vec<_>>(), arguments.yes, &what).await?;
     let delete = |name: String| {
         let (server, named) = (&server, arguments.names.contains(&name));
         async move {

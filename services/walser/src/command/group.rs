@@ -1,0 +1,151 @@
+//! `walser group`.
+
+mod look;
+mod show;
+
+use std::collections::HashSet;
+use std::process::ExitCode;
+
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use walser_proto::v1 as pb;
+use walser_proto::v1::reset_group_offsets_request::To;
+
+use self::show::{show_description, show_lags, show_list, show_plan};
+use super::confirm::confirm;
+use super::screen::shown;
+use crate::cli::{
+    GroupCommand, GroupDeleteArgs, GroupDeleteOffsetsArgs, GroupDescribeArgs, GroupLagArgs, GroupListArgs,
+    GroupRemoveMemberArgs, GroupResetArgs, GroupStateName, PlacedOffset,
+};
+use crate::error::CliError;
+use crate::names::Named;
+use crate::output;
+use crate::server::Server;
+
+type Done = Result<ExitCode, CliError>;
+
+/// Groups that are measured at once.
+const CONCURRENT_MAX: usize = 8;
+
+pub(crate) async fn run(command: GroupCommand) -> Done {
+    match command {
+        GroupCommand::List(arguments) => list(&arguments).await?,
+        GroupCommand::Describe(arguments) => describe(&arguments).await?,
+        GroupCommand::Lag(arguments) => lag(&arguments).await?,
+        GroupCommand::Reset(arguments) => reset(arguments).await?,
+        GroupCommand::Delete(arguments) => delete(&arguments).await?,
+        GroupCommand::DeleteOffsets(arguments) => delete_offsets(arguments).await?,
+        GroupCommand::RemoveMember(arguments) => remove_member(arguments).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(arguments: &GroupListArgs) -> Result<(), CliError> {
+    let server = Server::of(&arguments.output.server)?;
+    let states: Vec<_> = arguments.state.iter().map(|name| wire_state(*name)).collect();
+    let mut all = look::list(&server, &states).await?;
+    if !arguments.names.is_empty() {
+        let names: Vec<String> = all.iter().map(|group| group.name.clone()).collect();
+        let wanted: HashSet<_> = Named::Group.known(&arguments.names, &names)?.into_iter().collect();
+        all.retain(|group| wanted.contains(&group.name));
+    }
+    show_list(arguments.output.output, &all)
+}
+
+async fn describe(arguments: &GroupDescribeArgs) -> Result<(), CliError> {
+    let server = Server::of(&arguments.output.server)?;
+    let (form, group) = (arguments.output.output, &arguments.group);
+    let look = async || Ok((look::get(&server, group).await?, look::offsets(&server, group).await?));
+    shown(arguments.watch.watch, form, look, |(group, offsets)| show_description(form, group, offsets)).await
+}
+
+async fn lag(arguments: &GroupLagArgs) -> Result<(), CliError> {
+    let server = Server::of(&arguments.output.server)?;
+    let (form, all) = (arguments.output.output, arguments.names.is_empty());
+    let measure = async |name: String| {
+        let group = look::get(&server, &name).await?;
+        let offsets = if all { Vec::new() } else { look::offsets(&server, &name).await? };
+        Ok::<_, CliError>((pb::Group { members: Vec::new(), ..group }, offsets))
+    };
+    let look = async || {
+        let names = match all {
+            true => look::list(&server, &[]).await?.into_iter().map(|group| group.name).collect(),
+            false => look::matching(&server, &arguments.names).await?,
+        };
+        let measured: Vec<_> = names.into_iter().map(&measure).collect();
+        stream::iter(measured).buffered(CONCURRENT_MAX).try_collect::<Vec<_>>().await
+    };
+    shown(arguments.watch.watch, form, look, |lags| show_lags(form, lags)).await
+}
+
+async fn reset(arguments: GroupResetArgs) -> Result<(), CliError> {
+    let server = Server::of(&arguments.output.server)?;
+    let GroupResetArgs { group, topics, partitions, to, shift, from_group, offset, force, dry_run, output } = arguments;
+    let to = match (to, shift, from_group) {
+        (Some(position), _, _) => To::Position(position.wire()),
+        (_, Some(by), _) => To::Shift(by),
+        (_, _, Some(other)) => To::FromGroup(other),
+        _ => To::Offsets(pb::OffsetList { offsets: offset.into_iter().map(wire_offset).collect() }),
+    };
+    let request =
+        pb::ResetGroupOffsetsRequest { group, topics, partitions, to: Some(to), force, validate_only: dry_run };
+    let plan = server.answered(server.client.groups().reset_group_offsets(request).await)?;
+    show_plan(output.output, &plan, dry_run)
+}
+
+fn wire_state(name: GroupStateName) -> pb::GroupState {
+    match name {
+        GroupStateName::Empty => pb::GroupState::Empty,
+        GroupStateName::Assigning => pb::GroupState::Assigning,
+        GroupStateName::Reconciling => pb::GroupState::Reconciling,
+        GroupStateName::Stable => pb::GroupState::Stable,
+    }
+}
+
+fn wire_offset(placed: PlacedOffset) -> pb::OffsetCommit {
+    let PlacedOffset { topic, partition, offset } = placed;
+    let topic_partition = Some(pb::TopicPartition { topic, partition });
+    pb::OffsetCommit { topic_partition, offset, ..pb::OffsetCommit::default() }
+}
+
+async fn delete(arguments: &GroupDeleteArgs) -> Result<(), CliError> {
+    let server = Server::of(&arguments.server)?;
+    let names = look::matching(&server, &arguments.names).await?;
+    let mut what = Vec::new();
+    for name in &names {
+        let offsets = look::offsets(&server, name).await?;
+        let committed = offsets.iter().filter(|offset| offset.committed_offset.is_some()).count();
+        let committed = output::plural(i64::try_from(committed).unwrap_or(i64::MAX), "partition");
+        what.push(format!("Group \"{name}\" has committed offsets of {committed}."));
+    }
+    confirm("group", &names.iter().map(String::as_str).collect::<Vec<_>>(), arguments.yes, &what.join("\n")).await?;
+    for name in names {
+        let request = pb::DeleteGroupRequest { name: name.clone() };
+        server.answered(server.client.groups().delete_group(request).await)?;
+        output::data(&format!("deleted {name}"));
+    }
+    Ok(())
+}
+
+async fn delete_offsets(arguments: GroupDeleteOffsetsArgs) -> Result<(), CliError> {
+    let server = Server::of(&arguments.server)?;
+    let GroupDeleteOffsetsArgs { group, topics, yes, .. } = arguments;
+    let text = format!("The group forgets what it has committed of {}.", topics.join(", "));
+    confirm("group", &[&group], yes, &text).await?;
+    let request = pb::DeleteGroupOffsetsRequest { group: group.clone(), topics: topics.clone() };
+    server.answered(server.client.groups().delete_group_offsets(request).await)?;
+    topics.iter().for_each(|topic| output::data(&format!("deleted the offsets of {group} in {topic}")));
+    Ok(())
+}
+
+async fn remove_member(arguments: GroupRemoveMemberArgs) -> Result<(), CliError> {
+    let server = Server::of(&arguments.server)?;
+    let GroupRemoveMemberArgs { group, member, instance, .. } = arguments;
+    let (member_id, instance_id) = (member.unwrap_or_default(), instance.unwrap_or_default());
+    let named = if member_id.is_empty() { instance_id.clone() } else { member_id.clone() };
+    let request = pb::RemoveGroupMemberRequest { group: group.clone(), member_id, instance_id };
+    server.answered(server.client.groups().remove_group_member(request).await)?;
+    output::data(&format!("removed {named} from {group}"));
+    output::note("If its client still runs it joins again: stop it first to keep it out.");
+    Ok(())
+}
