@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 need=()
 command -v cc >/dev/null || need+=(gcc libc6-dev)
 command -v python3 >/dev/null || need+=(python3)
+command -v jq >/dev/null || need+=(jq)
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
 if [ ${#need[@]} -gt 0 ]; then
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -35,6 +36,10 @@ if [ ! -x "$target/go/bin/protoc-gen-go" ] || [ ! -x "$target/go/bin/protoc-gen-
   GOBIN="$target/go/bin" "$go" install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
   GOBIN="$target/go/bin" "$go" install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 fi
+if [ ! -x "$target/go/bin/grpcurl" ]; then
+  GOBIN="$target/go/bin" "$go" install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
+fi
+export WALSER_GRPCURL="$target/go/bin/grpcurl"
 export WALSER_TEST_GO="$go" WALSER_TEST_GO_PLUGINS="$target/go/bin"
 
 # The metadata store on etcd: its client is built with protoc, and tested against a real one.

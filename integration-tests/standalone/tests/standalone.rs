@@ -50,6 +50,8 @@ mod group_consume;
 mod group_load;
 #[path = "standalone/group_member.rs"]
 mod group_member;
+#[path = "standalone/group_polls.rs"]
+mod group_polls;
 #[path = "standalone/group_rows.rs"]
 mod group_rows;
 #[path = "standalone/group_ways.rs"]

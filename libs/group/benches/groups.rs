@@ -45,7 +45,7 @@ impl Measured {
             subscription: Subscription { topics: BTreeSet::from([name("orders")]), ..Subscription::default() },
             session_timeout: Duration::from_secs(15),
             revocation_timeout: Duration::from_secs(30),
-            gateway: name("gateway"),
+            gateway: Some(name("gateway")),
         };
         let (member, mut out) = (join.member.clone(), Output::default());
         let attached = self.shard.join(self.now, join, &mut out).expect("it may join");

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use walser_model::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
-use crate::id::{AttachmentNumber, CoordinatorEpoch, GatewayId, GroupEpoch, GroupId, InstanceId, MemberId};
+use crate::id::{AttachmentNumber, CoordinatorEpoch, GatewayId, GroupEpoch, GroupId, InstanceId, MemberId, TokenKey};
 use crate::subscription::Subscription;
 
 pub use codec::{EncodedEvent, EventCodecError};
@@ -24,6 +24,8 @@ pub type AssignedPartitions = BTreeMap<TopicPartition, GroupEpoch>;
 pub enum Event {
     /// A coordinator has begun to write. One with a lower epoch that reads it writes nothing any more.
     Coordinator(CoordinatorEpoch),
+    /// The key of the shard.
+    TokenKey(TokenKey),
     /// Every attachment number up to this one, inclusive, may have been handed out.
     AttachmentsReserved(AttachmentNumber),
     /// A group.
@@ -92,7 +94,7 @@ pub struct AttachmentRecord {
     pub number: AttachmentNumber,
     /// The one before, with which the attachment may be asked for again if its answer was lost.
     pub previous: AttachmentNumber,
-    /// Where; `None` once a static member was let go.
+    /// Where; `None`: the member polls, or is static and was let go.
     pub gateway: Option<GatewayId>,
 }
 

@@ -50,7 +50,7 @@ impl Group {
     /// Applies an event of this group.
     pub(crate) fn apply(&mut self, event: Event) {
         match event {
-            Event::AttachmentsReserved(_) | Event::Coordinator(_) => {}
+            Event::AttachmentsReserved(_) | Event::Coordinator(_) | Event::TokenKey(_) => {}
             Event::Group(_, record) => self.record = record,
             Event::AssignmentEpoch(_, epoch) => self.assignment_epoch = epoch.unwrap_or_default(),
             Event::Offset(_, partition, Some(committed)) => {

@@ -88,6 +88,16 @@ pub struct GroupEpoch(pub i32);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CoordinatorEpoch(pub i64);
 
+/// Signs the tokens of the members of a shard, so that nobody makes one up. Only coordinators and gateways have it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TokenKey(pub [u8; 32]);
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenKey(..)")
+    }
+}
+
 /// Numbers the attachments of members to gateways within a shard. A higher one fences lower ones of the same member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct AttachmentNumber(pub i64);

@@ -98,7 +98,8 @@ pub use event::{
 };
 pub use group::GroupPhase;
 pub use id::{
-    AttachmentNumber, CoordinatorEpoch, GatewayId, GroupEpoch, GroupId, InstanceId, MemberId, NAME_BYTES_MAX, NameError,
+    AttachmentNumber, CoordinatorEpoch, GatewayId, GroupEpoch, GroupId, InstanceId, MemberId, NAME_BYTES_MAX,
+    NameError, TokenKey,
 };
 pub use rules::{GroupRule, GroupRules};
 pub use shard::{

@@ -19,7 +19,7 @@ use crate::deadlines::{Deadlines, Timer};
 use crate::error::GroupError;
 use crate::event::{CurrentAssignment, Event, GroupRecord};
 use crate::group::{Group, Member};
-use crate::id::{AttachmentNumber, CoordinatorEpoch, GatewayId, GroupId, InstanceId, MemberId};
+use crate::id::{AttachmentNumber, CoordinatorEpoch, GatewayId, GroupId, InstanceId, MemberId, TokenKey};
 use crate::rules::GroupRule;
 use crate::state::DurableState;
 use crate::topics::Topics;
@@ -128,6 +128,14 @@ impl GroupShard {
     /// The highest epoch of a coordinator that has written to the log, as far as it was replayed.
     pub fn coordinator_epoch(&self) -> CoordinatorEpoch {
         self.state.coordinator_epoch()
+    }
+
+    /// The key that signs the tokens of members. A shard that has none yet takes `fresh`, for good.
+    pub fn token_key(&mut self, fresh: TokenKey, out: &mut Output) -> TokenKey {
+        self.state.token_key().unwrap_or_else(|| {
+            self.emit(Event::TokenKey(fresh), out);
+            fresh
+        })
     }
 
     /// Whether both have the same durable state. For tests of replays.

@@ -6,7 +6,7 @@ use walser_model::TopicName;
 
 use crate::event::{AttachmentRecord, Event, MemberRecord};
 use crate::group::{Group, Member};
-use crate::id::{AttachmentNumber, CoordinatorEpoch, GatewayId, GroupId, MemberId};
+use crate::id::{AttachmentNumber, CoordinatorEpoch, GatewayId, GroupId, MemberId, TokenKey};
 
 /// The groups of a shard. Changes only by [`DurableState::apply`].
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -14,6 +14,7 @@ pub(crate) struct DurableState {
     groups: BTreeMap<GroupId, Group>,
     attachments_reserved: AttachmentNumber,
     coordinator_epoch: CoordinatorEpoch,
+    token_key: Option<TokenKey>,
     /// How many members of which groups name a topic.
     named: BTreeMap<TopicName, BTreeMap<GroupId, usize>>,
     /// How many members of a group have a pattern.
@@ -27,6 +28,10 @@ impl DurableState {
         let id = match &event {
             Event::Coordinator(epoch) => {
                 self.coordinator_epoch = self.coordinator_epoch.max(*epoch);
+                return;
+            }
+            Event::TokenKey(key) => {
+                self.token_key = Some(*key);
                 return;
             }
             Event::AttachmentsReserved(number) => {
@@ -77,6 +82,11 @@ impl DurableState {
     /// The highest epoch of a coordinator that has written.
     pub(crate) fn coordinator_epoch(&self) -> CoordinatorEpoch {
         self.coordinator_epoch
+    }
+
+    /// The key of the shard, once it has one.
+    pub(crate) fn token_key(&self) -> Option<TokenKey> {
+        self.token_key
     }
 
     /// The groups with a member that names a topic.

@@ -27,7 +27,7 @@ pub use messages::{
     offsets_to_commit_of_message, refused_offset_message, session_open_of_message, session_opened_message,
 };
 pub use session::{Answering, CoordinatorSession, Said, SessionNotices};
-pub use token::MemberToken;
+pub use token::{MemberToken, PollPlace, PollState, SealedToken};
 
 /// The internal topic that has the logs of all shards of groups, one partition each.
 pub const GROUPS_TOPIC: &str = "__walser_groups";

@@ -34,10 +34,10 @@ pub use controller_client::{
 };
 pub use coordinator::{
     Answering, COORDINATOR_MESSAGE_BYTES_MAX, CoordinatorClient, CoordinatorSession, GROUP_SHARDS, GROUPS_TOPIC,
-    MemberAnswer, MemberRequest, MemberToken, Said, SessionNotices, described_group_message, member_answer_message,
-    member_notice_message, member_request_of_message, moved_offset_message, name_of_message, offset_found_message,
-    offsets_to_commit_of_message, refused_offset_message, session_open_of_message, session_opened_message,
-    shard_group_message, shard_of_group, topic_ids_of_message,
+    MemberAnswer, MemberRequest, MemberToken, PollPlace, PollState, Said, SealedToken, SessionNotices,
+    described_group_message, member_answer_message, member_notice_message, member_request_of_message,
+    moved_offset_message, name_of_message, offset_found_message, offsets_to_commit_of_message, refused_offset_message,
+    session_open_of_message, session_opened_message, shard_group_message, shard_of_group, topic_ids_of_message,
 };
 pub use deadline::remaining;
 pub use feature_levels::{FEATURE_LEVELS, FeatureLevels};

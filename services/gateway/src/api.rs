@@ -8,6 +8,7 @@ mod figures;
 mod group;
 mod group_admin;
 mod group_events;
+mod group_polls;
 mod group_requests;
 mod producer;
 mod read_answers;

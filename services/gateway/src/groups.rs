@@ -14,6 +14,7 @@ mod credit;
 mod holdings;
 mod hosted_shard;
 mod membership;
+mod poll;
 mod request;
 mod stream;
 
@@ -26,6 +27,7 @@ use walser_service::Tasks;
 
 use crate::metadata::Metadata;
 use crate::reading::Reading;
+use crate::topics::Topics;
 
 use self::closings::Closings;
 use self::hosted_shard::HostedShard;
@@ -33,6 +35,7 @@ use self::hosted_shard::HostedShard;
 pub(crate) use admin::{GroupAdmin, GroupQuery, PartitionLag, ResetGroup, ResetTo, total};
 pub(crate) use commits::OFFSETS_MAX;
 pub(crate) use credit::Grant;
+pub(crate) use poll::{PollRequest, Polled};
 pub(crate) use request::{CommitMode, CommitRequest, GroupRequest, JoinRequest, OffsetCommit, Place};
 pub(crate) use stream::{Assigned, GroupEvent, Requests, RevocationCause};
 
@@ -41,6 +44,7 @@ pub(crate) use stream::{Assigned, GroupEvent, Requests, RevocationCause};
 pub(crate) struct Groups {
     reading: Reading,
     metadata: Metadata,
+    topics: Topics,
     random: Arc<dyn Random>,
     gateway: GatewayId,
     shards: Arc<[Arc<HostedShard>]>,
@@ -50,7 +54,7 @@ pub(crate) struct Groups {
 impl Groups {
     /// No members yet. A session with a shard begins with the first of its members.
     pub(crate) fn start(
-        (reading, metadata): (Reading, Metadata),
+        (reading, metadata, topics): (Reading, Metadata, Topics),
         network: &Network,
         random: Arc<dyn Random>,
         tasks: &mut Tasks,
@@ -64,7 +68,7 @@ impl Groups {
                 Arc::clone(shard).keep(network.clone(), metadata.clone()),
             );
         }
-        Self { reading, metadata, random, gateway, shards, closings: Closings::default() }
+        Self { reading, metadata, topics, random, gateway, shards, closings: Closings::default() }
     }
 
     /// Members that are attached here.

@@ -26,6 +26,7 @@ pub(crate) use answer::{in_messages, in_parts};
 pub(crate) use budget::{ReadBudget, ReadPermit};
 pub(crate) use decode::{Decoded, ReadRecord};
 pub(crate) use follow::PartitionEvent;
+pub(crate) use offsets::LOOK_UPS_AT_ONCE;
 pub(crate) use open_partitions::OpenPartitions;
 pub(crate) use outlet::{Item, Outlet, OutletClosed, outlet};
 pub(crate) use request::{FetchRequest, Options, OutOfRange, ReadPosition, ReadRequest, ReadTarget, Resume, Shape};

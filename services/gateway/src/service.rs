@@ -113,7 +113,7 @@ pub async fn begin(
         shutdown: shutdown.clone(),
     });
     let network = network.clone();
-    let members = (reading.clone(), metadata.clone());
+    let members = (reading.clone(), metadata.clone(), topics.clone());
     let groups = Groups::start(members, &network, Arc::clone(&random), &mut tasks);
     let (hosted, help) = (groups.clone(), "Members of groups whose streams are open here.");
     dependencies.metrics.gauge_of("walser_gateway_group_members", help, move || hosted.member_count());

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_model::{TopicId, TopicName, TopicNameError, suggest};
+use walser_model::{TopicId, TopicName, TopicNameError, TopicPartition, suggest};
 use walser_rpc::{ApiError, ControllerClient, Reason};
 use walser_service::{Caller, Shutdown};
 
 use crate::error::recreated;
 use crate::leaders::Leaders;
 use crate::metadata::{Metadata, TopicView, View};
+use crate::reading::PartitionName;
 use crate::retry::PATIENCE;
 use crate::router::checked_partition;
 
@@ -135,6 +136,16 @@ impl Topics {
         };
         self.metadata.wait_until(PATIENCE, has).await;
         self.metadata.topic(&topic.name).filter(|found| checked_partition(found, partition).is_ok()).ok_or(missing)
+    }
+
+    /// The partition that a caller names, of the topic that it means.
+    pub(crate) async fn partition(&self, of: &PartitionName, id: Option<TopicId>) -> Result<TopicPartition, ApiError> {
+        let topic = self.find(&of.topic).await?;
+        if let Some(id) = id {
+            self.check_id(&topic, id).await?;
+        }
+        let topic = self.with_partition(topic, of.partition).await?;
+        Ok(TopicPartition::new(topic.id, checked_partition(&topic, of.partition)?))
     }
 
     /// Checks that a topic is the one that a caller means. This gateway may not have heard yet that it was created again.

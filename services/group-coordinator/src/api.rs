@@ -3,8 +3,11 @@
 mod admin;
 mod session;
 
+use std::sync::Arc;
+
 use tonic::service::Routes;
 use walser_group::{GroupError, GroupId};
+use walser_model::Random;
 use walser_proto::internal::v1::ShardRef;
 use walser_proto::internal::v1::coordinator_service_server::CoordinatorServiceServer;
 use walser_rpc::{ApiError, COORDINATOR_MESSAGE_BYTES_MAX};
@@ -21,6 +24,8 @@ pub(crate) struct Api {
     /// By their numbers.
     pub(crate) shards: Vec<ShardHandle>,
     pub(crate) topic: InternalTopic,
+    /// For keys of shards.
+    pub(crate) random: Arc<dyn Random>,
     /// Ends the sessions.
     pub(crate) stopping: Shutdown,
 }
@@ -44,6 +49,12 @@ pub(crate) fn routes(api: Api) -> Routes {
 // === impl Api ===
 
 impl Api {
+    /// A key for a shard that has none.
+    fn fresh_key(&self) -> [u8; 32] {
+        let (first, second) = (self.random.bytes(), self.random.bytes());
+        std::array::from_fn(|at| if at < 16 { first[at] } else { second[at - 16] })
+    }
+
     fn shard(&self, number: i32) -> Result<&ShardHandle, ApiError> {
         let found = usize::try_from(number).ok().and_then(|number| self.shards.get(number));
         found.ok_or_else(|| ApiError::field("shard", format!("must be from 0 to {}", self.shards.len() - 1)))

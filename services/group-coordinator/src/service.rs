@@ -23,7 +23,7 @@ use crate::terms::Terms;
 #[derive(Debug, Clone)]
 pub struct CoordinatorDependencies {
     pub clock: Arc<dyn Clock>,
-    /// Source of randomness for its id.
+    /// Source of randomness for its id, and for keys. Has to be unpredictable.
     pub random: Arc<dyn Random>,
     /// host:port at which gateways reach it; empty where they are in this process.
     pub address: String,
@@ -82,7 +82,7 @@ pub fn start(
     );
     let stopping = Shutdown::new(Duration::ZERO);
     let topic = InternalTopic::new(controller, metadata.clone());
-    let routes = api::routes(Api { shards, topic, stopping: stopping.clone() });
+    let routes = api::routes(Api { shards, topic, random, stopping: stopping.clone() });
     network.register_coordinator(local_connection(routes.clone()));
     Ok(RunningCoordinator { routes, metadata, tasks, stopping })
 }

@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], EventCodecError> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], EventCodecError> {
         Ok(self.take(N)?.try_into().expect("exactly N bytes were taken"))
     }
 

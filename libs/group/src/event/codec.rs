@@ -12,7 +12,7 @@ use super::bytes::{Reader, Writer};
 use super::{
     AssignedPartitions, AttachmentRecord, CommittedOffset, CurrentAssignment, Event, GroupRecord, MemberRecord,
 };
-use crate::id::{AttachmentNumber, CoordinatorEpoch, GroupEpoch};
+use crate::id::{AttachmentNumber, CoordinatorEpoch, GroupEpoch, TokenKey};
 use crate::subscription::{Assignor, Subscription};
 
 /// The version of all values.
@@ -27,6 +27,7 @@ const CURRENT: u8 = 6;
 const ATTACHMENT: u8 = 7;
 const OFFSET: u8 = 8;
 const COORDINATOR: u8 = 9;
+const TOKEN_KEY: u8 = 10;
 
 /// The bytes of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,11 @@ impl Event {
             Self::Coordinator(epoch) => {
                 key.byte(COORDINATOR);
                 value.long(epoch.0);
+                true
+            }
+            Self::TokenKey(token_key) => {
+                key.byte(TOKEN_KEY);
+                value.0.extend(token_key.0);
                 true
             }
             Self::AttachmentsReserved(number) => {
@@ -127,6 +133,10 @@ impl Event {
             COORDINATOR => {
                 let epoch = read(value, |value| value.long().map(CoordinatorEpoch))?;
                 Self::Coordinator(epoch.ok_or(EventCodecError::Invalid("tombstone"))?)
+            }
+            TOKEN_KEY => {
+                let found = read(value, |value| value.array().map(TokenKey))?;
+                Self::TokenKey(found.ok_or(EventCodecError::Invalid("tombstone"))?)
             }
             ATTACHMENTS_RESERVED => {
                 let number = read(value, read_attachment)?;
@@ -318,6 +328,10 @@ mod tests {
         let current = CurrentAssignment { epoch, assigned, revoking };
         vec![
             (Event::Coordinator(CoordinatorEpoch(258)), "09 010000000000000102"),
+            (
+                Event::TokenKey(TokenKey([0xab; 32])),
+                "0a 01abababababababababababababababababababababababababababababababab",
+            ),
             (Event::AttachmentsReserved(AttachmentNumber(1_000)), "01 0100000000000003e8"),
             (Event::Group(group(), Some(group_record)), "020000000167 0100000005000000000000000101000000000000000201"),
             (Event::AssignmentEpoch(group(), Some(epoch)), "030000000167 0100000005"),

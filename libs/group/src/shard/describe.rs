@@ -39,7 +39,7 @@ pub struct GroupDescription {
 pub struct MemberDescription {
     pub member: MemberId,
     pub record: MemberRecord,
-    /// `None` while a static member is away.
+    /// `None`: it polls, or is static and away.
     pub gateway: Option<GatewayId>,
     pub current: CurrentAssignment,
     /// Sorted.

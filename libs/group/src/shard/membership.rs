@@ -30,17 +30,20 @@ pub struct Join {
     /// How long the member may take to release partitions. Where clients do not confirm revocations the gateway releases
     /// them at once, and this only bounds how long a gateway that does not answer is waited for.
     pub revocation_timeout: Duration,
-    pub gateway: GatewayId,
+    /// `None`: the member polls, at any gateway.
+    pub gateway: Option<GatewayId>,
 }
 
-/// A member attaches to a gateway with the token of its last attachment.
+/// A member attaches to a gateway with the token of its last attachment. One that polls does so with every poll: the token
+/// of a poll, or that of the one before if its answer was lost.
 #[derive(Debug, Clone)]
 pub struct Attach {
     /// With the attachment of the token.
     pub member: MemberRef,
     /// What the member reads from here on; `None` leaves it as it was.
     pub subscription: Option<Subscription>,
-    pub gateway: GatewayId,
+    /// `None`: the member polls, at any gateway.
+    pub gateway: Option<GatewayId>,
 }
 
 /// How long a member whose stream was closed may stay away.
@@ -133,8 +136,8 @@ impl GroupShard {
     /// The member is unknown, or attached elsewhere.
     pub fn heartbeat(&mut self, now: Now, of: &MemberRef) -> Result<CurrentAssignment, GroupError> {
         let current = self.member(of)?.current.clone();
+        self.confirm(&of.group, &of.member);
         if let Some(session) = self.sessions.get_mut(&of.group, &of.member) {
-            session.confirmed = true;
             session.heard = session.heard.max(now.monotonic);
         }
         Ok(current)
@@ -232,9 +235,7 @@ impl GroupShard {
         out: &mut Output,
     ) -> Result<CurrentAssignment, GroupError> {
         let mut current = self.member(of)?.current.clone();
-        if let Some(session) = self.sessions.get_mut(&of.group, &of.member) {
-            session.confirmed = true;
-        }
+        self.confirm(&of.group, &of.member);
         let any_epoch = !self.rule(GroupRule::ReleaseNamesAssignment);
         let before = current.revoking.len();
         current
@@ -248,6 +249,16 @@ impl GroupShard {
             self.settle(now, &of.group, out);
         }
         Ok(self.current(&of.group, &of.member))
+    }
+
+    /// Whoever has the attachment has used it: the answer with its number was not lost. What a poll asks says so only of the
+    /// gateway, while the client learns the number with the answer to the poll.
+    pub(super) fn confirm(&mut self, group: &GroupId, member: &MemberId) {
+        let attachment = self.state.member(group, member).and_then(|known| known.attachment.as_ref());
+        let polls = attachment.is_some_and(|attachment| attachment.gateway.is_none());
+        if let Some(session) = self.sessions.get_mut(group, member).filter(|_| !polls) {
+            session.confirmed = true;
+        }
     }
 
     fn check_join(&self, join: &Join) -> Result<(), GroupError> {
@@ -357,11 +368,11 @@ impl GroupShard {
         now: Now,
         (group, member): (&GroupId, &MemberId),
         previous: AttachmentNumber,
-        gateway: GatewayId,
+        gateway: Option<GatewayId>,
         out: &mut Output,
     ) -> Attached {
         let attachment = self.number_attachment(out);
-        let record = AttachmentRecord { number: attachment, previous, gateway: Some(gateway) };
+        let record = AttachmentRecord { number: attachment, previous, gateway };
         self.write_attachment((group, member), record, out);
         self.sessions.begin(group, member, now.monotonic);
         let record = self.state.member(group, member).and_then(|member| member.record.as_ref());

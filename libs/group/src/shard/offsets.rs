@@ -89,20 +89,19 @@ impl GroupShard {
     }
 
     fn check_author(&mut self, author: &CommitAuthor) -> Result<(), GroupError> {
-        let MemberRef { group, member, .. } = &author.member;
+        let MemberRef { group, member, .. } = author.member.clone();
         let current = self.member(&author.member)?.current.epoch;
         if author.epoch > current {
-            let (group, member) = (group.clone(), member.clone());
             return Err(GroupError::MemberEpochFenced { group, member, actual: author.epoch, current });
         }
         let in_order = self.rule(GroupRule::CommitsKeepOrder);
-        let Some(session) = self.sessions.get_mut(group, member) else { return Ok(()) };
+        let Some(session) = self.sessions.get_mut(&group, &member) else { return Ok(()) };
         if author.sequence < session.last_commit && in_order {
-            let (member, current) = (member.clone(), session.last_commit);
+            let current = session.last_commit;
             return Err(GroupError::CommitSuperseded { member, actual: author.sequence, current });
         }
-        session.confirmed = true;
         session.last_commit = session.last_commit.max(author.sequence);
+        self.confirm(&group, &member);
         Ok(())
     }
 

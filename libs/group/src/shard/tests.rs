@@ -44,7 +44,7 @@ fn join(member: &str, topics: &[&str]) -> Join {
         subscription: Subscription { topics, ..Subscription::default() },
         session_timeout: SECOND * 15,
         revocation_timeout: SECOND * 30,
-        gateway: "gateway".parse().unwrap(),
+        gateway: Some("gateway".parse().unwrap()),
     }
 }
 
@@ -108,7 +108,7 @@ impl Tested {
     }
 
     fn attach(&mut self, of: &MemberRef) -> Result<MemberRef, GroupError> {
-        let attach = Attach { member: of.clone(), subscription: None, gateway: "other".parse().unwrap() };
+        let attach = Attach { member: of.clone(), subscription: None, gateway: Some("other".parse().unwrap()) };
         let attached = self.run(|shard, now, out| shard.attach(now, attach, out))?;
         Ok(MemberRef { attachment: attached.attachment, ..of.clone() })
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use walser_group::{
     AssignedPartitions, Attach, Attached, AttachmentNumber, Commit, CommitAuthor, CommittedOffset, CurrentAssignment,
     DetachGrace, GatewayId, GroupEpoch, GroupId, Join, MemberId, MemberRef, NameError, Notice, NoticeContent,
-    OffsetToCommit, RemovalCause, Subscription,
+    OffsetToCommit, RemovalCause, Subscription, TokenKey,
 };
 use walser_model::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicName, TopicPartition};
 use walser_proto::internal::v1 as pbi;
@@ -41,7 +41,7 @@ pub(super) fn member_name(of: &MemberRef) -> pbi::MemberName {
     }
 }
 
-fn member_ref(name: Option<pbi::MemberName>) -> Result<MemberRef, ApiError> {
+pub(super) fn member_ref(name: Option<pbi::MemberName>) -> Result<MemberRef, ApiError> {
     let name = name.ok_or_else(|| ApiError::field("member", "is missing"))?;
     Ok(MemberRef {
         group: name_of_message("group", &name.group)?,
@@ -258,8 +258,8 @@ pub fn session_open_of_message(message: &pbi::MemberSessionRequest) -> Result<(i
 }
 
 /// The answer to the first message of a session.
-pub fn session_opened_message(epoch: i64, correlation_id: i64) -> pbi::MemberSessionResponse {
-    let opened = Response::Opened(pbi::SessionOpened {});
+pub fn session_opened_message(epoch: i64, correlation_id: i64, key: &TokenKey) -> pbi::MemberSessionResponse {
+    let opened = Response::Opened(pbi::SessionOpened { token_key: key.0.to_vec().into() });
     pbi::MemberSessionResponse { epoch, correlation_id, error: None, response: Some(opened) }
 }
 
@@ -283,6 +283,7 @@ fn join_message(join: Join) -> pbi::MemberJoin {
         subscription: Some(subscription_message(&join.subscription)),
         session_timeout: Some(join.session_timeout.into()),
         revocation_timeout: Some(join.revocation_timeout.into()),
+        polls: join.gateway.is_none(),
     }
 }
 
@@ -301,6 +302,7 @@ pub(super) fn request_message(epoch: i64, correlation_id: i64, request: MemberRe
         MemberRequest::Attach(attach) => Request::Attach(pbi::MemberAttach {
             member: Some(member_name(&attach.member)),
             subscription: attach.subscription.as_ref().map(subscription_message),
+            polls: attach.gateway.is_none(),
         }),
         MemberRequest::Release { member, released } => {
             Request::Release(pbi::MemberRelease { member: Some(member_name(&member)), released: assigned(&released) })
@@ -339,7 +341,7 @@ fn join_of_message(message: pbi::MemberJoin, gateway: &GatewayId) -> Result<Memb
         subscription: subscription_of_message(message.subscription.unwrap_or_default())?,
         session_timeout: span(message.session_timeout),
         revocation_timeout: span(message.revocation_timeout),
-        gateway: gateway.clone(),
+        gateway: (!message.polls).then(|| gateway.clone()),
     })))
 }
 
@@ -370,7 +372,7 @@ pub fn member_request_of_message(
         Request::Attach(attach) => Ok(MemberRequest::Attach(Box::new(Attach {
             member: member_ref(attach.member)?,
             subscription: attach.subscription.map(subscription_of_message).transpose()?,
-            gateway: gateway.clone(),
+            gateway: (!attach.polls).then(|| gateway.clone()),
         }))),
         Request::Release(release) => {
             let released = assigned_of_message(&release.released)?;

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use walser_group::{GatewayId, Notice};
+use walser_group::{GatewayId, Notice, TokenKey};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
 use walser_proto::internal::v1::member_session_response::Response;
@@ -25,6 +25,7 @@ const NOTICES_MAX: usize = 256;
 #[derive(Debug, Clone)]
 pub struct CoordinatorSession {
     epoch: i64,
+    token_key: TokenKey,
     requests: mpsc::Sender<pbi::MemberSessionRequest>,
     open: Arc<Mutex<Unanswered>>,
 }
@@ -69,10 +70,13 @@ pub(super) async fn open(
     if let Some(error) = opened.error {
         return Err(error.into());
     }
+    let Some(Response::Opened(of)) = opened.response else { return Err(over()) };
+    let token_key = <[u8; 32]>::try_from(&of.token_key[..]);
+    let token_key = TokenKey(token_key.map_err(|_| ApiError::internal("the coordinator sent a key that is none"))?);
     let open = Arc::new(Mutex::new(Unanswered { last: 1, ..Unanswered::default() }));
     let (told, notices) = mpsc::channel(NOTICES_MAX);
     tokio::spawn(listen(messages, gateway.clone(), Arc::clone(&open), told));
-    let session = CoordinatorSession { epoch: opened.epoch, requests, open: Arc::clone(&open) };
+    let session = CoordinatorSession { epoch: opened.epoch, token_key, requests, open: Arc::clone(&open) };
     Ok((session, SessionNotices { notices, open }))
 }
 
@@ -128,6 +132,11 @@ impl CoordinatorSession {
     /// The term of the shard.
     pub fn epoch(&self) -> i64 {
         self.epoch
+    }
+
+    /// What signs the tokens of the members of the shard.
+    pub fn token_key(&self) -> TokenKey {
+        self.token_key
     }
 
     /// Whether the session is over, and another one has to be opened.

@@ -10,11 +10,13 @@ use tonic::{Request, Response, Status, Streaming};
 use walser_model::Clock;
 use walser_proto::v1 as pb;
 use walser_proto::v1::group_service_server::GroupService;
+use walser_rpc::SealedToken;
 use walser_service::{Caller, Shutdown, StreamEnd};
 
 use super::group_admin::GroupAdminApi;
 use super::group_requests::{first, later};
-use super::{group_events, stream};
+use super::wire::time_left;
+use super::{group_events, group_polls, stream};
 use crate::error::draining;
 use crate::groups::{Groups, Requests};
 
@@ -56,6 +58,23 @@ impl GroupService for GroupApi {
         let mut answer: Response<Self::ConsumeStream> = Response::new(Box::pin(answers));
         answer.extensions_mut().insert(gate);
         Ok(answer)
+    }
+
+    async fn poll_group(&self, request: Request<pb::PollGroupRequest>) -> Answer<pb::PollGroupResponse> {
+        let (caller, limit) = (Caller::of(&request), time_left(request.metadata()));
+        let request = group_polls::poll(request.into_inner(), &caller, self.clock.now_millis())?;
+        let polled = self.groups.poll(request, limit).await?;
+        let gate = group_polls::gate_of(&polled);
+        let mut answer = Response::new(group_polls::polled(polled));
+        if let Some(gate) = gate {
+            answer.extensions_mut().insert(gate);
+        }
+        Ok(answer)
+    }
+
+    async fn leave_group(&self, request: Request<pb::LeaveGroupRequest>) -> Answer<pb::LeaveGroupResponse> {
+        self.groups.leave(SealedToken::decode("token", &request.get_ref().token)?).await?;
+        Ok(Response::new(pb::LeaveGroupResponse {}))
     }
 
     async fn commit_offsets(&self, request: Request<pb::CommitOffsetsRequest>) -> Answer<pb::CommitOffsetsResponse> {

@@ -57,7 +57,7 @@ fn assigned(assigned: Assigned) -> pb::AssignedPartition {
     }
 }
 
-fn revocation_cause(cause: RevocationCause) -> pb::RevocationCause {
+pub(super) fn revocation_cause(cause: RevocationCause) -> pb::RevocationCause {
     match cause {
         RevocationCause::Rebalance => pb::RevocationCause::Rebalance,
         RevocationCause::Fenced => pb::RevocationCause::Fenced,

@@ -8,7 +8,7 @@ use walser_group::{Assignor, InstanceId, Subscription};
 use walser_model::{LeaderEpoch, Offset};
 use walser_proto::v1 as pb;
 use walser_proto::v1::consume_request::Message;
-use walser_rpc::{ApiError, MemberToken, Reason, name_of_message};
+use walser_rpc::{ApiError, Reason, SealedToken, name_of_message};
 use walser_service::Caller;
 
 use super::reads::{options, place};
@@ -85,7 +85,7 @@ fn name_of(message: &Message) -> &'static str {
     }
 }
 
-fn join(asked: pb::ConsumeJoin, caller: &Caller, now: i64) -> Result<JoinRequest, ApiError> {
+pub(super) fn join(asked: pb::ConsumeJoin, caller: &Caller, now: i64) -> Result<JoinRequest, ApiError> {
     let group = name_of_message("join.group", &asked.group)?;
     let instance: Option<InstanceId> = match asked.instance_id.as_str() {
         "" => None,
@@ -93,7 +93,7 @@ fn join(asked: pb::ConsumeJoin, caller: &Caller, now: i64) -> Result<JoinRequest
     };
     let token = match asked.resume_token.as_str() {
         "" => None,
-        text => Some(MemberToken::decode(text)?),
+        text => Some(SealedToken::decode("join.resume_token", text)?),
     };
     let subscription = subscription(asked.topics, asked.topic_pattern, &asked.assignor)?;
     if subscription.topics.is_empty() && subscription.pattern.is_none() && token.is_none() {
@@ -106,7 +106,7 @@ fn join(asked: pb::ConsumeJoin, caller: &Caller, now: i64) -> Result<JoinRequest
     let mut read = options(asked.options)?;
     let unset = asked.options.is_none_or(|options| options.out_of_range == 0);
     if unset {
-        read.out_of_range = if start == ReadPosition::Latest { OutOfRange::Latest } else { OutOfRange::Earliest };
+        read.out_of_range = out_of_range(asked.start);
     }
     let credit = match (asked.auto_credit.unwrap_or(true), asked.credit) {
         (true, None) => None,
@@ -146,6 +146,12 @@ fn join(asked: pb::ConsumeJoin, caller: &Caller, now: i64) -> Result<JoinRequest
         client_id: caller.client_id().to_owned(),
         client_address: caller.address(),
     })
+}
+
+/// Where a reader goes whose offset is gone: to the end of the log that it starts at.
+pub(super) fn out_of_range(start: Option<pb::Position>) -> OutOfRange {
+    let latest = pb::position::At::Bound(pb::Bound::Latest.into());
+    if start.and_then(|start| start.at) == Some(latest) { OutOfRange::Latest } else { OutOfRange::Earliest }
 }
 
 fn subscription(topics: Vec<String>, pattern: String, assignor: &str) -> Result<Subscription, ApiError> {

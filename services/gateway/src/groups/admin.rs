@@ -143,7 +143,7 @@ impl GroupAdmin {
         let (mut names, mut refused) = (HashMap::new(), Vec::new());
         let mut to_commit = BTreeMap::new();
         for offset in offsets {
-            match self.partition_of(&offset).await {
+            match self.topics.partition(&offset.of, offset.topic_id).await {
                 Ok(partition) => {
                     let OffsetCommit { of, offset, leader_epoch, metadata, .. } = offset;
                     names.insert(partition, of);
@@ -165,16 +165,6 @@ impl GroupAdmin {
             }),
         );
         Ok(refused)
-    }
-
-    /// The partition that a commit names.
-    async fn partition_of(&self, commit: &OffsetCommit) -> Result<TopicPartition, ApiError> {
-        let topic = self.topics.find(&commit.of.topic).await?;
-        if let Some(id) = commit.topic_id {
-            self.topics.check_id(&topic, id).await?;
-        }
-        let topic = self.topics.with_partition(topic, commit.of.partition).await?;
-        Ok(TopicPartition::new(topic.id, checked_partition(&topic, commit.of.partition)?))
     }
 
     /// The topic of a partition, and the partition's name, unless it is gone.

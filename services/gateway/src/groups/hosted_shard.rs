@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use walser_group::{
-    AttachmentNumber, CurrentAssignment, GatewayId, GroupId, MemberId, Notice, NoticeContent, RemovalCause,
+    AttachmentNumber, CurrentAssignment, GatewayId, GroupId, MemberId, Notice, NoticeContent, RemovalCause, TokenKey,
 };
 use walser_rpc::{
     ApiError, CoordinatorClient, CoordinatorSession, Effect, MemberAnswer, MemberRequest, Network, Reason, Said,
@@ -189,6 +189,15 @@ impl HostedShard {
                 Err(_elapsed) => return Err(silent().with_effect(Effect::Maybe)),
             }
         }
+    }
+
+    /// What signs the tokens of the members of the shard.
+    ///
+    /// # Errors
+    /// No coordinator has answered until `until`.
+    pub(super) async fn token_key(&self, until: Instant) -> Result<TokenKey, ApiError> {
+        let _asking = Asking::new(self);
+        Ok(Self::opened(&mut self.session.subscribe(), until).await?.1.token_key())
     }
 
     async fn opened(

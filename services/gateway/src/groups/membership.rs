@@ -7,7 +7,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use walser_group::{
     AssignedPartitions, Attach, Attached, AttachmentNumber, Commit, CommitAuthor, CommittedOffset, CurrentAssignment,
-    DetachGrace, GatewayId, GroupEpoch, Join, MemberRef, OffsetToCommit, RemovalCause,
+    DetachGrace, GatewayId, GroupEpoch, Join, MemberRef, OffsetToCommit, RemovalCause, TokenKey,
 };
 use walser_model::TopicPartition;
 use walser_rpc::{ApiError, MemberAnswer, MemberRequest, MemberToken, Reason};
@@ -17,7 +17,7 @@ use super::request::JoinRequest;
 use super::{Groups, unique};
 
 /// How long a join, and an offset that is looked up, waits for a coordinator.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a commit waits for a coordinator that moves.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the last word of a member waits.
@@ -30,6 +30,8 @@ pub(super) type HeldAt = (SaidAt, CurrentAssignment);
 #[derive(Debug)]
 pub(super) struct Membership {
     pub(super) calls: MemberCalls,
+    /// Signs its token.
+    key: TokenKey,
     entry: Entry,
     /// As the member joined.
     pub(super) session_timeout: Duration,
@@ -60,12 +62,14 @@ impl Groups {
     async fn join(&self, asked: &JoinRequest) -> Result<(Membership, HeldAt), ApiError> {
         let shard = self.shard(&asked.group)?;
         let until = Instant::now() + PATIENCE;
-        if let Some(MemberToken(of)) = asked.token.clone() {
-            if of.group != asked.group {
-                let text = format!("is of a member of another group, \"{}\"", of.group);
+        let key = shard.token_key(until).await?;
+        if let Some(sealed) = asked.token.clone() {
+            if *sealed.group() != asked.group {
+                let text = format!("is of a member of another group, \"{}\"", sealed.group());
                 return Err(ApiError::field("join.resume_token", text));
             }
-            match attach(&shard, of, asked, &self.gateway, until).await {
+            let of = sealed.open(&key)?.member;
+            match attach(&shard, (of, key), asked, &self.gateway, until).await {
                 Err(failure) if matches!(failure.reason(), Reason::SessionExpired | Reason::GroupNotFound) => {}
                 outcome => return outcome,
             }
@@ -85,33 +89,34 @@ impl Groups {
             subscription: asked.subscription.clone(),
             session_timeout: asked.session_timeout,
             revocation_timeout: asked.confirm_within.unwrap_or(asked.session_timeout),
-            gateway: self.gateway.clone(),
+            gateway: Some(self.gateway.clone()),
         };
         let (said, answer) = shard.ask(MemberRequest::Join(Box::new(join)), until).await?;
         let Attached { attachment, current, session_timeout } = attached(answer)?;
         let of = MemberRef { group: asked.group.clone(), member, instance: asked.instance.clone(), attachment };
-        Ok((Membership::new(shard, (of, session_timeout), entry), (said, current)))
+        Ok((Membership::new(shard, (of, session_timeout, key), entry), (said, current)))
     }
 }
 
 async fn attach(
     shard: &Arc<HostedShard>,
-    of: MemberRef,
+    (of, key): (MemberRef, TokenKey),
     asked: &JoinRequest,
     gateway: &GatewayId,
     until: Instant,
 ) -> Result<(Membership, HeldAt), ApiError> {
     let named = !asked.subscription.topics.is_empty() || asked.subscription.pattern.is_some();
     let subscription = named.then(|| asked.subscription.clone());
-    let attach = Attach { member: of.clone(), subscription, gateway: gateway.clone() };
+    let attach = Attach { member: of.clone(), subscription, gateway: Some(gateway.clone()) };
     let (said, answer) = shard.ask(MemberRequest::Attach(Box::new(attach)), until).await?;
     let Attached { attachment, current, session_timeout } = attached(answer)?;
     // Only now: a stream that is open is not disturbed by an old token.
     let entry = shard.enter((&of.group, &of.member), attachment).ok_or_else(replaced)?;
-    Ok((Membership::new(Arc::clone(shard), (MemberRef { attachment, ..of }, session_timeout), entry), (said, current)))
+    let of = MemberRef { attachment, ..of };
+    Ok((Membership::new(Arc::clone(shard), (of, session_timeout, key), entry), (said, current)))
 }
 
-fn attached(answer: MemberAnswer) -> Result<Attached, ApiError> {
+pub(super) fn attached(answer: MemberAnswer) -> Result<Attached, ApiError> {
     match answer {
         MemberAnswer::Attached(attached) => Ok(attached),
         _ => Err(unexpected()),
@@ -135,14 +140,15 @@ pub(super) fn is_gone(failure: &ApiError) -> bool {
 // === impl Membership ===
 
 impl Membership {
-    fn new(shard: Arc<HostedShard>, (of, session_timeout): (MemberRef, Duration), entry: Entry) -> Self {
+    fn new(shard: Arc<HostedShard>, (of, session_timeout, key): (MemberRef, Duration, TokenKey), entry: Entry) -> Self {
         let heard = shard.heard();
-        Self { calls: MemberCalls { shard, of }, entry, session_timeout, heard }
+        Self { calls: MemberCalls::new(shard, of), key, entry, session_timeout, heard }
     }
 
     /// The token with which the member comes back.
-    pub(super) fn token(&self) -> MemberToken {
-        MemberToken(self.calls.of.clone())
+    pub(super) fn token(&self) -> String {
+        let token = MemberToken { member: self.calls.of.clone(), poll: None };
+        token.seal(&self.key).expect("names alone are far below the limit")
     }
 
     /// Waits for news.
@@ -176,6 +182,10 @@ impl Membership {
 // === impl MemberCalls ===
 
 impl MemberCalls {
+    pub(super) fn new(shard: Arc<HostedShard>, of: MemberRef) -> Self {
+        Self { shard, of }
+    }
+
     /// What the member holds.
     pub(super) async fn heartbeat(self) -> Result<HeldAt, ApiError> {
         let request = MemberRequest::Heartbeat(self.of.clone());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use walser_group::{GroupId, InstanceId, Subscription};
 use walser_model::{LeaderEpoch, Offset, TopicId};
-use walser_rpc::MemberToken;
+use walser_rpc::SealedToken;
 
 use crate::reading::{Options, PartitionName, ReadPosition};
 
@@ -28,7 +28,7 @@ pub(crate) struct JoinRequest {
     pub(crate) instance: Option<InstanceId>,
     /// Neither a topic nor a pattern: as the member of the token had it.
     pub(crate) subscription: Subscription,
-    pub(crate) token: Option<MemberToken>,
+    pub(crate) token: Option<SealedToken>,
     /// Where a partition without a committed offset begins.
     pub(crate) start: ReadPosition,
     pub(crate) options: Options,

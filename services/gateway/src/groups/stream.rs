@@ -162,7 +162,7 @@ impl GroupStream {
     fn joined(&self) -> GroupEvent {
         GroupEvent::Joined {
             member_id: self.membership.id(),
-            token: self.membership.token().encode(),
+            token: self.membership.token(),
             session_timeout: self.membership.session_timeout,
             processing_timeout: self.settings.processing_timeout,
         }

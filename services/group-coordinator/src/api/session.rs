@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
-use walser_group::GatewayId;
+use walser_group::{GatewayId, TokenKey};
 use walser_proto::internal::v1 as pbi;
 use walser_rpc::{
     ApiError, MemberRequest, member_answer_message, member_notice_message, member_request_of_message,
@@ -48,8 +48,10 @@ async fn run(api: &Api, requests: &mut Requests, sender: &Sender) -> Result<(), 
     api.topic.ensure().await?;
     let outbox = Outbox::default();
     let term = shard.connect(gateway.clone(), Arc::new(outbox.clone())).await?;
+    let fresh = TokenKey(api.fresh_key());
+    let token_key = shard.ask(Some(term), move |shard, _, out| Ok(shard.token_key(fresh, out))).await?;
     let session = Session { number, shard, gateway, term, outbox };
-    if sender.send(Ok(session_opened_message(term, first.correlation_id))).await.is_err() {
+    if sender.send(Ok(session_opened_message(term, first.correlation_id, &token_key))).await.is_err() {
         return Ok(());
     }
     tokio::select! {

@@ -169,7 +169,7 @@ fn join(group: &str, member: &str) -> Join {
         subscription: Subscription { topics, ..Subscription::default() },
         session_timeout: Duration::from_secs(15),
         revocation_timeout: Duration::from_secs(30),
-        gateway: "gateway".parse().unwrap(),
+        gateway: Some("gateway".parse().unwrap()),
     }
 }
 

@@ -239,7 +239,7 @@ impl World {
         let session = &mut self.sessions[number];
         session.asked_at = self.now;
         let client = &self.clients[session.client];
-        let gateway: GatewayId = self.gateways[session.gateway].id.clone();
+        let gateway: Option<GatewayId> = Some(self.gateways[session.gateway].id.clone());
         let subscription = client.subscription.clone();
         let request = match session.phase {
             Phase::Attaching => {

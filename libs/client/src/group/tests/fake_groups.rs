@@ -24,6 +24,14 @@ impl GroupService for FakeGroups {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
+    async fn poll_group(&self, _: Request<pb::PollGroupRequest>) -> Unplayed<pb::PollGroupResponse> {
+        unplayed()
+    }
+
+    async fn leave_group(&self, _: Request<pb::LeaveGroupRequest>) -> Unplayed<pb::LeaveGroupResponse> {
+        unplayed()
+    }
+
     async fn commit_offsets(&self, _: Request<pb::CommitOffsetsRequest>) -> Unplayed<pb::CommitOffsetsResponse> {
         unplayed()
     }

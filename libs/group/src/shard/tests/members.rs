@@ -215,7 +215,8 @@ fn a_pattern_follows_the_topics_and_another_subscription_the_token() {
         |tested: &Tested, of| -> Vec<TopicId> { tested.current(of).assigned.keys().map(|p| p.topic).collect() };
     assert_eq!(topics(&tested, &a), [topic(1), topic(4)]);
     let subscription = Subscription { topics: BTreeSet::from(["b".parse().unwrap()]), ..Subscription::default() };
-    let attach = Attach { member: a.clone(), subscription: Some(subscription), gateway: "gateway".parse().unwrap() };
+    let attach =
+        Attach { member: a.clone(), subscription: Some(subscription), gateway: Some("gateway".parse().unwrap()) };
     tested.run(|shard, now, out| shard.attach(now, attach, out)).unwrap();
     tested.release(&MemberRef { attachment: AttachmentNumber(2), ..a.clone() });
     assert_eq!(topics(&tested, &a), [topic(2)]);
@@ -263,8 +264,37 @@ fn an_operator_removes_a_member_by_its_id_or_instance() {
 
 impl Tested {
     fn attach_elsewhere(&mut self, member: &str) -> MemberRef {
-        self.try_join(Join { gateway: "elsewhere".parse().unwrap(), ..join(member, &["orders"]) }).unwrap()
+        self.try_join(Join { gateway: Some("elsewhere".parse().unwrap()), ..join(member, &["orders"]) }).unwrap()
     }
+}
+
+#[test]
+fn a_member_that_polls_comes_with_the_last_token_or_the_one_before_until_that_is_used() {
+    let mut tested = Tested::new(vec![present("orders", 1, 2)]);
+    let first = tested.try_join(Join { gateway: None, ..join("a", &["orders"]) }).unwrap();
+    let poll = |tested: &mut Tested, of: &MemberRef| {
+        let attach = Attach { member: of.clone(), subscription: None, gateway: None };
+        let attached = tested.run(|shard, now, out| shard.attach(now, attach, out))?;
+        Ok::<_, GroupError>(MemberRef { attachment: attached.attachment, ..of.clone() })
+    };
+    let lost = poll(&mut tested, &first).unwrap();
+    let epoch = tested.current(&lost).epoch.0;
+    // What the poll itself asks does not say that its answer has arrived.
+    tested.commit(&lost, epoch, offset(partition(1, 0), 3)).unwrap();
+    tested.run(|shard, now, _| shard.heartbeat(now, &lost)).unwrap();
+    let second = poll(&mut tested, &first).unwrap();
+    assert_eq!(reason(tested.commit(&lost, epoch, offset(partition(1, 0), 9))), "MEMBER_FENCED");
+    let third = poll(&mut tested, &second).unwrap();
+    assert_eq!(reason(poll(&mut tested, &first)), "MEMBER_FENCED");
+    assert_eq!(reason(poll(&mut tested, &lost)), "MEMBER_FENCED");
+    // No gateway keeps it: it stays for its session timeout, and no report takes it away.
+    let nothing = BTreeSet::new();
+    tested.run(|shard, now, out| shard.gateway_report(now, &"gateway".parse().unwrap(), &nothing, out));
+    tested.sleep(SECOND * 14);
+    let third = poll(&mut tested, &third).unwrap();
+    tested.run(|shard, now, _| shard.gateway_heartbeat(now, &"gateway".parse().unwrap()));
+    tested.sleep(SECOND * 16);
+    assert_eq!(reason(poll(&mut tested, &third)), "SESSION_EXPIRED");
 }
 
 /// Joins, commits and a takeover of ten thousand members cost what their groups cost.

@@ -104,7 +104,7 @@ impl GroupAdmin {
             if offset.offset < Offset::ZERO {
                 return Err(ApiError::field("offsets", "an offset is at least 0"));
             }
-            if given.insert(self.partition_of(offset).await?, offset.clone()).is_some() {
+            if given.insert(self.topics.partition(&offset.of, offset.topic_id).await?, offset.clone()).is_some() {
                 let text = format!("name partition {} of topic \"{}\" twice", offset.of.partition, offset.of.topic);
                 return Err(ApiError::field("offsets", text));
             }

@@ -1,0 +1,304 @@
+//! `PollGroup`: members that are nothing but calls, from outside.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use walser_client::Client;
+use walser_proto::v1 as pb;
+use walser_rpc::{ApiError, Reason};
+
+use crate::cluster_up::Up;
+use crate::group_member::{Member, join_of, offset};
+use crate::replicated::create_replicated;
+use crate::server::{Server, bound, create, place, write};
+
+fn reason(status: tonic::Status) -> Reason {
+    ApiError::from(status).reason()
+}
+
+/// A client that polls: it has the last token, and what it has read.
+struct Poller {
+    join: pb::ConsumeJoin,
+    token: String,
+    /// Offsets by partition, in the order in which they came.
+    read: BTreeMap<i32, Vec<i64>>,
+    owned: usize,
+    revoked: usize,
+}
+
+impl Poller {
+    fn of(join: pb::ConsumeJoin) -> Self {
+        Self { join, token: String::new(), read: BTreeMap::new(), owned: 0, revoked: 0 }
+    }
+
+    /// The next call: it joins once, and commits what the last one has delivered.
+    fn request(&self) -> pb::PollGroupRequest {
+        pb::PollGroupRequest {
+            join: self.token.is_empty().then(|| self.join.clone()),
+            token: self.token.clone(),
+            commit_previous: true,
+            max_wait: Some(pbjson_types::Duration { seconds: 1, nanos: 0 }),
+            max_records: 7,
+            ..Default::default()
+        }
+    }
+
+    async fn try_poll(&self, client: &Client) -> Result<pb::PollGroupResponse, tonic::Status> {
+        client.groups().poll_group(self.request()).await.map(tonic::Response::into_inner)
+    }
+
+    fn take(&mut self, answer: pb::PollGroupResponse) -> usize {
+        assert_eq!((answer.errors, answer.commit_errors), (Vec::new(), Vec::new()));
+        let mut count = 0;
+        for chunk in &answer.chunks {
+            count += chunk.records.len();
+            self.read.entry(chunk.partition).or_default().extend(chunk.records.iter().map(|record| record.offset));
+        }
+        (self.token, self.owned) = (answer.token, answer.owned.len());
+        self.revoked += answer.revoked.map_or(0, |revoked| revoked.partitions.len());
+        count
+    }
+
+    async fn poll(&mut self, client: &Client) -> usize {
+        let answer = self.try_poll(client).await.unwrap();
+        self.take(answer)
+    }
+
+    /// Polls until it has read so many records, and once more, which commits the last ones.
+    async fn read(&mut self, client: &Client, count: usize) {
+        while self.read.values().map(Vec::len).sum::<usize>() < count {
+            self.poll(client).await;
+        }
+        assert_eq!(self.poll(client).await, 0, "more than was written");
+    }
+
+    /// Every partition was read once, from `from` to `to`, in order.
+    fn has_all(&self, partitions: i32, from: i64, to: i64) {
+        let expected: BTreeMap<_, _> = (0..partitions).map(|number| (number, (from..to).collect::<Vec<_>>())).collect();
+        assert_eq!(self.read, expected);
+    }
+}
+
+async fn fill(client: &Client, partitions: i32, from: i64, to: i64) {
+    for partition in 0..partitions {
+        for number in from..to {
+            assert_eq!(write(client, "t", partition, format!("{partition}-{number}")).await, number);
+        }
+    }
+}
+
+async fn committed(client: &Client, group: &str) -> Vec<Option<i64>> {
+    let request = pb::ListGroupOffsetsRequest { group: group.to_owned(), ..Default::default() };
+    let offsets = client.groups().list_group_offsets(request).await.unwrap().into_inner().offsets;
+    offsets.into_iter().map(|offset| offset.committed_offset).collect()
+}
+
+async fn leave(client: &Client, token: &str) {
+    client.groups().leave_group(pb::LeaveGroupRequest { token: token.to_owned() }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_alone_read_everything_once_in_order_also_across_a_restart() {
+    let (_dir, data) = place();
+    let mut server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 3, &[]).await;
+    fill(&client, 3, 0, 20).await;
+    let mut poller = Poller::of(join_of("g", "t"));
+    poller.read(&client, 60).await;
+    poller.has_all(3, 0, 20);
+    assert_eq!(poller.owned, 3);
+    assert_eq!(committed(&client, "g").await, [Some(20); 3]);
+    // The token is all there is of the member: it is good at a server that was killed and started again.
+    drop(server.kill());
+    server = Server::start(&data);
+    let client = server.client();
+    fill(&client, 3, 20, 30).await;
+    poller.read(&client, 90).await;
+    poller.has_all(3, 0, 30);
+    leave(&client, &poller.token).await;
+    leave(&client, &poller.token).await;
+    let left = poller.try_poll(&client).await.unwrap_err();
+    assert_eq!(reason(left), Reason::SessionExpired);
+    // What is committed is not read by the next one.
+    let mut next = Poller::of(join_of("g", "t"));
+    next.poll(&client).await;
+    assert_eq!((next.owned, next.read.len()), (3, 0));
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_without_an_answer_is_made_again_and_an_older_token_is_refused() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    fill(&client, 1, 0, 40).await;
+    let mut poller = Poller::of(join_of("g", "t"));
+    assert_eq!(poller.poll(&client).await, 7);
+    let first = poller.token.clone();
+    // Its answer is lost, again and again: what comes is the same each time.
+    let lost = [poller.try_poll(&client).await.unwrap(), poller.try_poll(&client).await.unwrap()];
+    assert_eq!(poller.poll(&client).await, 7);
+    for lost in &lost {
+        let offsets: Vec<_> = lost.chunks[0].records.iter().map(|record| record.offset).collect();
+        assert_eq!(offsets, (7..14).collect::<Vec<_>>());
+    }
+    assert_eq!(committed(&client, "g").await, [Some(7)]);
+    assert_eq!(poller.poll(&client).await, 7);
+    let old = Poller { token: first, ..Poller::of(join_of("g", "t")) };
+    assert_eq!(reason(old.try_poll(&client).await.unwrap_err()), Reason::MemberFenced);
+    let superseded = Poller { token: lost[0].token.clone(), ..Poller::of(join_of("g", "t")) };
+    assert_eq!(reason(superseded.try_poll(&client).await.unwrap_err()), Reason::MemberFenced);
+    poller.read(&client, 40).await;
+    poller.has_all(1, 0, 40);
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_was_made_up_or_is_of_another_cluster_is_refused() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    let mut poller = Poller::of(join_of("g", "t"));
+    poller.poll(&client).await;
+    let good = poller.token.clone();
+    for at in 0..good.len() {
+        let mut forged = good.clone().into_bytes();
+        forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+        let forged = Poller { token: String::from_utf8(forged).unwrap(), ..Poller::of(join_of("g", "t")) };
+        // The last character has bits that mean nothing: then it is the same token.
+        match forged.try_poll(&client).await {
+            Err(status) => assert!(matches!(reason(status), Reason::FieldInvalid | Reason::MemberFenced)),
+            Ok(answer) => assert!(at + 1 == good.len(), "{answer:?}"),
+        }
+    }
+    let (_other_dir, other_data) = place();
+    let other = Server::start(&other_data);
+    create(&other.client(), "t", 1, &[]).await;
+    Poller::of(join_of("g", "t")).poll(&other.client()).await;
+    assert_eq!(reason(poller.try_poll(&other.client()).await.unwrap_err()), Reason::FieldInvalid);
+    // So does a stream.
+    let resume = pb::ConsumeJoin { resume_token: good, ..join_of("g", "t") };
+    let refused = Member::join_as(&other.client(), resume).await.err().unwrap();
+    assert_eq!(reason(refused), Reason::FieldInvalid);
+    for wrong in [
+        (|request| request.join = None) as fn(&mut pb::PollGroupRequest),
+        |request| request.max_records = -1,
+        |request| request.max_wait = Some(pbjson_types::Duration { seconds: -1, nanos: 0 }),
+        |request| request.join.as_mut().unwrap().commit_mode = pb::CommitMode::Auto.into(),
+        |request| request.join.as_mut().unwrap().confirm_revocation = true,
+        |request| request.join.as_mut().unwrap().topics = Vec::new(),
+        |request| request.token = "x".to_owned(),
+    ] {
+        let mut request = Poller::of(join_of("g", "t")).request();
+        wrong(&mut request);
+        assert_eq!(reason(client.groups().poll_group(request).await.unwrap_err()), Reason::FieldInvalid);
+    }
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_poll_share_with_others_and_nothing_that_was_committed_comes_twice() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 4, &[]).await;
+    fill(&client, 4, 0, 10).await;
+    let mut first = Poller::of(join_of("g", "t"));
+    first.read(&client, 40).await;
+    // A stream joins: half of the partitions go to it as soon as the other one polls.
+    let mut second = Member::join(&client, "g", "t").await;
+    while second.owned.len() < 2 {
+        first.poll(&client).await;
+        second.step().await.unwrap();
+    }
+    first.poll(&client).await;
+    assert_eq!((first.owned, first.revoked), (2, 2));
+    fill(&client, 4, 10, 15).await;
+    first.read(&client, 50).await;
+    second.read_many(10).await;
+    assert_eq!(second.count(), 10, "only what is new");
+    second.commit_all().await;
+    second.leave().await;
+    while first.owned < 4 {
+        first.poll(&client).await;
+    }
+    fill(&client, 4, 15, 16).await;
+    first.read(&client, 54).await;
+    // What is refused is told, and the rest is committed.
+    let mut request = first.request();
+    request.commits = vec![offset("t", 0, 2), offset("t", 9, 2), offset("missing", 0, 2)];
+    let answer = client.groups().poll_group(request).await.unwrap().into_inner();
+    let reasons: Vec<_> = answer.commit_errors.iter().map(|error| error.error.clone().unwrap().reason).collect();
+    assert_eq!(reasons, ["PARTITION_NOT_FOUND", "TOPIC_NOT_FOUND"]);
+    assert_eq!(committed(&client, "g").await[0], Some(2));
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_starts_at_the_end_misses_nothing_between_two_polls() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 2, &[]).await;
+    fill(&client, 2, 0, 5).await;
+    let latest = pb::ConsumeJoin { start: Some(bound(pb::Bound::Latest)), ..join_of("g", "t") };
+    let mut poller = Poller::of(latest);
+    assert_eq!(poller.poll(&client).await, 0);
+    fill(&client, 2, 5, 8).await;
+    poller.read(&client, 6).await;
+    poller.has_all(2, 5, 8);
+    server.assert_no_panic();
+}
+
+/// The script in examples/, on which nothing is installed of Walser.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shell_script_reads_a_topic_in_order_through_two_gateways_of_which_one_is_killed() {
+    let (_place, dir) = place();
+    let up = Up::start(&dir);
+    let addresses = [1, 2].map(|gateway| up.address("gateway", gateway, "grpc"));
+    let clients = [0, 1].map(|number: usize| Client::new(&addresses[number]).unwrap());
+    create_replicated(&clients[0], "t", 1, 2).await;
+    fill(&clients[0], 1, 0, 40).await;
+    let grpcurl =
+        std::env::var("WALSER_GRPCURL").expect("WALSER_GRPCURL names no grpcurl; `scripts/test.sh` installs one");
+    let tools = std::path::Path::new(&grpcurl).parent().unwrap().to_owned();
+    let path =
+        std::env::join_paths(std::iter::once(tools).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/shell/poll.sh");
+    let mut command = Command::new(script);
+    command.args(["g", "t"]).args(&addresses).env("PATH", path.unwrap());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut read: Vec<String> = lines.by_ref().take(40).collect();
+    up.act_ok(&["kill", "gateway", "1"]);
+    fill(&clients[1], 1, 40, 60).await;
+    read.extend(lines.by_ref().take(20));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(read, (0..60).map(|number| format!("0-{number}")).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_gateway_takes_the_next_poll_when_one_is_killed() {
+    let (_place, dir) = place();
+    let up = Up::start(&dir);
+    let clients = [1, 2].map(|gateway| Client::new(&up.address("gateway", gateway, "grpc")).unwrap());
+    create_replicated(&clients[0], "t", 3, 2).await;
+    fill(&clients[0], 3, 0, 30).await;
+    let mut poller = Poller::of(join_of("g", "t"));
+    for round in 0.. {
+        if poller.read.values().map(Vec::len).sum::<usize>() >= 45 {
+            break;
+        }
+        poller.poll(&clients[round % 2]).await;
+    }
+    up.act_ok(&["kill", "gateway", "1"]);
+    assert!(poller.try_poll(&clients[0]).await.is_err());
+    poller.read(&clients[1], 90).await;
+    poller.has_all(3, 0, 30);
+    assert_eq!(committed(&clients[1], "g").await, [Some(30); 3]);
+}

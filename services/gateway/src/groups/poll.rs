@@ -1,0 +1,237 @@
+//! Members that poll. Each call attaches its member anew, commits what the client has processed, lets go what was asked
+//! for, reads, and gives back a token with everything that the next call needs, at whichever gateway it arrives.
+//!
+//! Between two calls no gateway has the member: it stays for its session timeout. A call whose answer was lost is made
+//! again with the same token; the coordinator takes the token of the last call, or the one before until it has been used.
+
+mod places;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use walser_group::{
+    Attach, Attached, CurrentAssignment, DetachGrace, Join, MemberRef, OffsetToCommit, RemovalCause, TokenKey,
+};
+use walser_model::TopicPartition;
+use walser_rpc::{ApiError, MemberRequest, MemberToken, PollState, Reason, SealedToken};
+
+use crate::reading::{FetchRequest, Fetched, PartitionFailure, PartitionName, ReadPosition};
+
+use super::Groups;
+use super::commits::OFFSETS_MAX;
+use super::hosted_shard::HostedShard;
+use super::membership::{MemberCalls, PATIENCE, attached};
+use super::request::{JoinRequest, OffsetCommit};
+use super::stream::RevocationCause;
+use super::unique;
+
+/// Time between two looks of a member that has no partitions yet.
+const ASSIGNMENT_LOOK: Duration = Duration::from_millis(100);
+/// A member that waits for records says in between that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// One poll.
+#[derive(Debug)]
+pub(crate) struct PollRequest {
+    /// Needed without a token; with one, to join anew when the member is gone.
+    pub(crate) join: Option<JoinRequest>,
+    pub(crate) token: Option<SealedToken>,
+    /// How to read: from the join, or as the token says. It has no targets.
+    pub(crate) read: FetchRequest,
+    /// Where a partition without a committed offset begins.
+    pub(crate) start: ReadPosition,
+    /// `read` and `start`, for the next token.
+    pub(crate) settings: Vec<u8>,
+    pub(crate) commits: Vec<OffsetCommit>,
+    /// Commit what the last answer has delivered.
+    pub(crate) commit_previous: bool,
+}
+
+/// The answer to a poll.
+#[derive(Debug)]
+pub(crate) struct Polled {
+    pub(crate) member_id: String,
+    pub(crate) token: String,
+    /// `None`: the member has no partitions.
+    pub(crate) fetched: Option<Fetched>,
+    pub(crate) owned: Vec<PartitionName>,
+    /// Lost since the last answer.
+    pub(crate) revoked: Vec<PartitionName>,
+    pub(crate) cause: RevocationCause,
+    /// Commits that were refused.
+    pub(crate) refused: Vec<PartitionFailure>,
+}
+
+/// A member during one of its polls.
+struct Poller {
+    calls: MemberCalls,
+    of: MemberRef,
+    key: TokenKey,
+    current: CurrentAssignment,
+    /// As of the last answer.
+    before: PollState,
+}
+
+impl Groups {
+    /// Serves one poll. `limit`: the caller's time.
+    pub(crate) async fn poll(&self, asked: PollRequest, limit: Option<Duration>) -> Result<Polled, ApiError> {
+        // The caller's deadline leaves time for the answer to travel.
+        let wait = limit.map_or(asked.read.wait, |limit| asked.read.wait.min(limit.saturating_sub(limit / 4)));
+        let until = Instant::now() + wait;
+        let mut poller = self.attach_poller(&asked).await?;
+        let refused = self.commit_polled(&mut poller, &asked).await?;
+        if !poller.current.revoking.is_empty() {
+            // Whoever polls again is done with what it was given.
+            let released = poller.current.revoking.clone();
+            (_, poller.current) = poller.calls.clone().release(released).await?;
+        }
+        let mut places = poller.standing();
+        let fetched = self.read_polled(&mut poller, &mut places, &asked, until).await?;
+        if let Some(fetched) = &fetched {
+            self.advance(&mut places, fetched);
+        }
+        let held: BTreeSet<TopicPartition> = poller.current.assigned.keys().copied().collect();
+        places.retain(|partition, _| held.contains(partition));
+        let revoked: Vec<_> = poller.before.held.difference(&held).filter_map(|it| self.name_of(it)).collect();
+        let owned = held.iter().filter_map(|partition| self.name_of(partition)).collect();
+        let poll = PollState { epoch: poller.current.epoch, held, places, settings: asked.settings };
+        let (member_id, key) = (poller.of.member.to_string(), poller.key);
+        let token = MemberToken { member: poller.of, poll: Some(poll) }.seal(&key)?;
+        Ok(Polled { member_id, token, fetched, owned, revoked, cause: RevocationCause::Rebalance, refused })
+    }
+
+    /// Ends the membership that a token is of. One that is gone has ended.
+    pub(crate) async fn leave(&self, sealed: SealedToken) -> Result<(), ApiError> {
+        let shard = self.shard(sealed.group())?;
+        let until = Instant::now() + PATIENCE;
+        let MemberToken { member, .. } = sealed.open(&shard.token_key(until).await?)?;
+        let left = async {
+            // The stream that has the member, if one has, ends with this.
+            let Attached { attachment, .. } = attach(&shard, &member, until).await?;
+            let member = MemberRef { attachment, ..member };
+            let leave = MemberRequest::Leave { member, cause: RemovalCause::Left, keep_static_assignment: false };
+            shard.ask(leave, until).await.map(drop)
+        };
+        match left.await {
+            Err(failure) if is_no_member(&failure) => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// The member of the token, or, where it has none or its member is gone, a new one.
+    async fn attach_poller(&self, asked: &PollRequest) -> Result<Poller, ApiError> {
+        let until = Instant::now() + PATIENCE;
+        if let Some(sealed) = asked.token.clone() {
+            let shard = self.shard(sealed.group())?;
+            let key = shard.token_key(until).await?;
+            let MemberToken { member, poll } = sealed.open(&key)?;
+            if asked.join.as_ref().is_some_and(|join| join.group != member.group) {
+                let text = format!("is of a member of another group, \"{}\"", member.group);
+                return Err(ApiError::field("token", text));
+            }
+            match attach(&shard, &member, until).await {
+                Err(failure) if is_no_member(&failure) && asked.join.is_some() => {}
+                outcome => return Ok(Poller::new(&shard, (member, key), outcome?, poll.unwrap_or_default())),
+            }
+        }
+        let join = asked.join.clone();
+        let join = join.ok_or_else(|| ApiError::field("join", "is missing: the first call joins with it"))?;
+        let (done, joined) = oneshot::channel();
+        let groups = self.clone();
+        // A caller that is gone before its member has joined leaves none behind.
+        tokio::spawn(async move {
+            if let Err(Ok(poller)) = done.send(groups.join_poller(&join).await) {
+                poller.calls.detach(DetachGrace::Brief).await;
+            }
+        });
+        joined.await.unwrap_or_else(|_| Err(ApiError::internal("joining met a bug of the server")))
+    }
+
+    async fn join_poller(&self, asked: &JoinRequest) -> Result<Poller, ApiError> {
+        let (shard, until) = (self.shard(&asked.group)?, Instant::now() + PATIENCE);
+        let key = shard.token_key(until).await?;
+        let join = Join {
+            group: asked.group.clone(),
+            member: unique(&*self.random).parse().expect("a UUID is a name"),
+            instance: asked.instance.clone(),
+            client_id: asked.client_id.clone(),
+            client_address: asked.client_address.clone(),
+            subscription: asked.subscription.clone(),
+            session_timeout: asked.session_timeout,
+            // It releases with its next poll.
+            revocation_timeout: asked.session_timeout,
+            gateway: None,
+        };
+        let (group, member, instance) = (join.group.clone(), join.member.clone(), join.instance.clone());
+        let attached = attached(shard.ask(MemberRequest::Join(Box::new(join)), until).await?.1)?;
+        let of = MemberRef { group, member, instance, attachment: attached.attachment };
+        Ok(Poller::new(&shard, (of, key), attached, PollState::default()))
+    }
+
+    /// Commits what the client has processed. Returns what was refused.
+    async fn commit_polled(&self, poller: &mut Poller, asked: &PollRequest) -> Result<Vec<PartitionFailure>, ApiError> {
+        let (mut to_commit, mut names, mut refused) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let delivered = poller.before.places.iter().filter(|(_, place)| asked.commit_previous && place.delivered);
+        for (partition, place) in delivered {
+            let Some(name) = self.name_of(partition) else { continue };
+            names.insert(*partition, name);
+            let (offset, leader_epoch, metadata) = (place.next, place.leader_epoch, String::new());
+            to_commit.insert(*partition, OffsetToCommit { partition: *partition, offset, leader_epoch, metadata });
+        }
+        for commit in &asked.commits {
+            match self.topics.partition(&commit.of, commit.topic_id).await {
+                Ok(partition) => {
+                    names.insert(partition, commit.of.clone());
+                    let OffsetCommit { offset, leader_epoch, metadata, .. } = commit.clone();
+                    to_commit.insert(partition, OffsetToCommit { partition, offset, leader_epoch, metadata });
+                }
+                Err(failure) => refused.push(PartitionFailure { of: commit.of.clone(), failure }),
+            }
+        }
+        let to_commit: Vec<_> = to_commit.into_values().collect();
+        for (sequence, part) in (1..).zip(to_commit.chunks(OFFSETS_MAX)) {
+            let commit = poller.calls.clone().commit((poller.before.epoch, sequence), part.to_vec());
+            let failed: BTreeMap<_, _> = commit.await?.into_iter().collect();
+            for OffsetToCommit { partition, offset, .. } in part {
+                if let Some(failure) = failed.get(partition) {
+                    let of = names.get(partition).cloned();
+                    refused.extend(of.map(|of| PartitionFailure { of, failure: failure.clone() }));
+                } else if poller.before.places.get(partition).is_some_and(|place| place.next == *offset) {
+                    // From here on it stands at what is committed.
+                    poller.before.places.remove(partition);
+                }
+            }
+        }
+        Ok(refused)
+    }
+
+    /// The name of a partition, unless its topic is gone.
+    fn name_of(&self, partition: &TopicPartition) -> Option<PartitionName> {
+        let topic = self.metadata.view().topic(partition.topic).cloned()?;
+        Some(PartitionName::of(&topic, partition.partition.0))
+    }
+}
+
+// === impl Poller ===
+
+impl Poller {
+    fn new(shard: &Arc<HostedShard>, (of, key): (MemberRef, TokenKey), attached: Attached, before: PollState) -> Self {
+        let of = MemberRef { attachment: attached.attachment, ..of };
+        let calls = MemberCalls::new(Arc::clone(shard), of.clone());
+        Self { calls, of, key, current: attached.current, before }
+    }
+}
+
+/// Attaches a member that polls.
+async fn attach(shard: &Arc<HostedShard>, member: &MemberRef, until: Instant) -> Result<Attached, ApiError> {
+    let attach = Attach { member: member.clone(), subscription: None, gateway: None };
+    attached(shard.ask(MemberRequest::Attach(Box::new(attach)), until).await?.1)
+}
+
+/// Whether the member, or its group, is no more.
+fn is_no_member(failure: &ApiError) -> bool {
+    matches!(failure.reason(), Reason::SessionExpired | Reason::GroupNotFound)
+}
