@@ -300,8 +300,11 @@ impl Serving<'_> {
                 },
                 () = tokio::time::sleep(due), if room => Woken::Due,
             };
-            // Before anything is handled: what time it is depends on it.
+            // Before anything is handled: what time it is depends on it, and who is there.
             self.clock.wake();
+            if self.clock.has_stood() {
+                self.shard.doubt_members();
+            }
             match woken {
                 Woken::Over(why) => return Err(why),
                 Woken::Acked(outcome) => {

@@ -94,7 +94,7 @@ impl GroupShard {
         let holder =
             record.instance.as_ref().and_then(|instance| self.state.group(&group)?.instance(instance).cloned());
         match holder.filter(|_| self.rule(GroupRule::InstanceIsExclusive)) {
-            Some(holder) => self.replace(&group, (&holder, &member), record, out)?,
+            Some(holder) => self.replace(now, &group, (&holder, &member), record, out)?,
             None => self.admit(now, &group, &member, record, out)?,
         }
         Ok(self.attach_to(now, (&group, &member), AttachmentNumber(0), join.gateway, out))
@@ -133,8 +133,7 @@ impl GroupShard {
     /// The member is unknown, or attached elsewhere.
     pub fn heartbeat(&mut self, now: Now, of: &MemberRef) -> Result<CurrentAssignment, GroupError> {
         let current = self.member(of)?.current.clone();
-        if let Some(session) = self.sessions.get_mut(&of.group, &of.member) {
-            session.confirmed = true;
+        if let Some(session) = self.sessions.confirm(&of.group, &of.member) {
             session.heard = session.heard.max(now.monotonic);
         }
         Ok(current)
@@ -162,6 +161,7 @@ impl GroupShard {
     ) {
         self.gateway_heartbeat(now, gateway);
         let Some(attached) = self.state.attached(gateway) else { return };
+        attached.intersection(hosted).for_each(|(group, member)| self.sessions.note(group, member));
         let missing: Vec<(GroupId, MemberId)> = attached.difference(hosted).cloned().collect();
         for (group, member) in missing {
             let known = self.state.member(&group, &member);
@@ -232,9 +232,7 @@ impl GroupShard {
         out: &mut Output,
     ) -> Result<CurrentAssignment, GroupError> {
         let mut current = self.member(of)?.current.clone();
-        if let Some(session) = self.sessions.get_mut(&of.group, &of.member) {
-            session.confirmed = true;
-        }
+        self.sessions.confirm(&of.group, &of.member);
         let any_epoch = !self.rule(GroupRule::ReleaseNamesAssignment);
         let before = current.revoking.len();
         current
@@ -327,16 +325,19 @@ impl GroupShard {
     /// Replaces a static member by one with the same instance id, which takes over its target and partitions.
     fn replace(
         &mut self,
+        now: Now,
         id: &GroupId,
         (holder, member): (&MemberId, &MemberId),
         record: MemberRecord,
         out: &mut Output,
     ) -> Result<(), GroupError> {
         let Some(before) = self.state.member(id, holder) else { return Ok(()) };
-        let attached = before.attachment.as_ref().is_some_and(|attachment| attachment.gateway.is_some());
-        if let Some(instance) = record.instance.clone().filter(|_| attached) {
-            let client_address = before.record.as_ref().map(|before| before.client_address.clone());
-            return Err(GroupError::InstanceIdInUse { instance, client_address: client_address.unwrap_or_default() });
+        let gateway = before.attachment.as_ref().and_then(|attachment| attachment.gateway.as_ref());
+        if let (Some(gateway), Some(instance)) = (gateway, record.instance.clone()) {
+            let client_address = before.record.as_ref().map(|before| before.client_address.clone()).unwrap_or_default();
+            let since = now.monotonic.saturating_sub(self.config.gateway_silence_max);
+            let certain = self.sessions.is_certain((id, holder), gateway, since);
+            return Err(GroupError::InstanceIdInUse { instance, client_address, certain });
         }
         let (target, mut current) = (before.target.clone(), before.current.clone());
         // The client that held them is gone.

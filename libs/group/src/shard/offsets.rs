@@ -96,13 +96,14 @@ impl GroupShard {
             return Err(GroupError::MemberEpochFenced { group, member, actual: author.epoch, current });
         }
         let in_order = self.rule(GroupRule::CommitsKeepOrder);
-        let Some(session) = self.sessions.get_mut(group, member) else { return Ok(()) };
+        let Some(session) = self.sessions.get(group, member) else { return Ok(()) };
         if author.sequence < session.last_commit && in_order {
             let (member, current) = (member.clone(), session.last_commit);
             return Err(GroupError::CommitSuperseded { member, actual: author.sequence, current });
         }
-        session.confirmed = true;
-        session.last_commit = session.last_commit.max(author.sequence);
+        if let Some(session) = self.sessions.confirm(group, member) {
+            session.last_commit = session.last_commit.max(author.sequence);
+        }
         Ok(())
     }
 

@@ -267,6 +267,25 @@ async fn a_process_that_did_not_run_for_long_ends_no_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_pause_of_the_process_it_is_not_certain_that_an_instance_is_in_use() {
+    let clock = Arc::new(StalledClock::default());
+    let tested = Tested::with_clock(&MemoryLog::default(), clock.clone()).loaded().await;
+    let instance = |member| Join { instance: Some("i".parse().unwrap()), ..join("g", member) };
+    let again = instance("b");
+    let joins =
+        async |join| tested.shard.ask(None, |shard, now, out| shard.join(now, join, out).map_err(refused)).await;
+    joins(instance("a")).await.unwrap();
+    assert!(!joins(again.clone()).await.unwrap_err().is_transient());
+    settle().await;
+    *clock.0.lock() += Duration::from_secs(60);
+    // Whatever wakes it.
+    tested.topics.send_replace(Some(topics(2)));
+    settle().await;
+    let refused = joins(again).await.unwrap_err();
+    assert_eq!((refused.reason(), refused.is_transient()), (Reason::InstanceIdInUse, true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_two_coordinators_the_later_one_writes_and_the_other_one_stops_for_good() {
     let log = MemoryLog::default();
     let zombie = Tested::given(&log, 1, 7).loaded().await;

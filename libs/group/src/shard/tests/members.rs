@@ -160,6 +160,38 @@ fn a_static_member_has_one_place() {
     assert_eq!(tested.phase(), GroupPhase::Empty, "nobody took the place in time");
 }
 
+/// Whether the instance of "a" is certainly in use.
+fn certainly_in_use(tested: &mut Tested) -> bool {
+    let join = Join { instance: Some("i".parse().unwrap()), ..join("b", &["orders"]) };
+    match tested.try_join(join) {
+        Err(GroupError::InstanceIdInUse { certain, .. }) => certain,
+        outcome => panic!("{outcome:?}"),
+    }
+}
+
+#[test]
+fn whether_an_instance_is_in_use_is_uncertain_until_its_gateway_has_said_so() {
+    let mut tested = Tested::new(vec![present("orders", 1, 2)]);
+    let a = tested.try_join(Join { instance: Some("i".parse().unwrap()), ..join("a", &["orders"]) }).unwrap();
+    let gateway = "gateway".parse().unwrap();
+    assert!(certainly_in_use(&mut tested));
+    let mut tested = tested.take_over(vec![present("orders", 1, 2)]);
+    // Also the gateway of the member lives, as far as is known: not that it has the member still.
+    tested.run(|shard, now, _| shard.gateway_heartbeat(now, &gateway));
+    assert!(!certainly_in_use(&mut tested));
+    let hosted = BTreeSet::from([(a.group.clone(), a.member.clone())]);
+    tested.run(|shard, now, out| shard.gateway_report(now, &gateway, &hosted, out));
+    assert!(certainly_in_use(&mut tested));
+    tested.run(|shard, _, _| shard.doubt_members());
+    assert!(!certainly_in_use(&mut tested), "nobody could be heard for a time");
+    tested.run(|shard, now, _| shard.heartbeat(now, &a)).unwrap();
+    assert!(certainly_in_use(&mut tested));
+    tested.sleep(SECOND * 4);
+    assert!(!certainly_in_use(&mut tested), "its gateway is silent");
+    tested.run(|shard, now, _| shard.gateway_heartbeat(now, &gateway));
+    assert!(certainly_in_use(&mut tested));
+}
+
 #[test]
 fn a_takeover_revokes_nothing_and_sessions_begin_anew() {
     let mut tested = Tested::new(vec![present("orders", 1, 2)]);
