@@ -10,6 +10,7 @@
 mod closings;
 mod commits;
 mod credit;
+mod doubts;
 mod holdings;
 mod hosted_shard;
 mod membership;

@@ -227,7 +227,7 @@ impl MemberCalls {
         self.last_word(request).await;
     }
 
-    /// What is not heard is found out by the session timeout.
+    /// What is not heard is found out by the reports that follow.
     async fn last_word(&self, request: MemberRequest) {
         if let Err(failure) = self.shard.ask(request, Instant::now() + LAST_PATIENCE).await {
             tracing::debug!(member = %self.of.member, %failure, "the last word of a member was not taken");
