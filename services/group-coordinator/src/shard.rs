@@ -40,7 +40,7 @@ use crate::terms::Terms;
 use crate::topics::{KnownTopics, topic_changes};
 
 use self::gathering::{Deferred, Gathering, Sealed};
-use self::member_log::log_members;
+use self::member_log::member_lines;
 use self::outage::{QUIET, ShardOutage};
 use self::sessions::Sessions;
 use self::shard_clock::ShardClock;
@@ -401,9 +401,8 @@ impl Serving<'_> {
     /// Has events written, and what waits for them released behind them. Without events it waits for those before it.
     fn gather(&mut self, out: Output, answer: Option<crate::call::Release>) {
         let wrote = !out.events.is_empty();
-        log_members(&out.events);
         self.gathering.add(&out.events, self.clock.now().wall);
-        let deferred = Deferred { answer, notices: out.notices };
+        let deferred = Deferred { answer, notices: out.notices, lines: member_lines(&out.events) };
         if deferred.is_empty() {
             return;
         }

@@ -1,6 +1,7 @@
 //! The driver over a log in memory.
 
 mod large;
+mod lines;
 mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
