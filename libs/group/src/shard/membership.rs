@@ -40,6 +40,8 @@ pub struct Attach {
     pub member: MemberRef,
     /// What the member reads from here on; `None` leaves it as it was.
     pub subscription: Option<Subscription>,
+    /// How long the member may take to release what it is asked for from here on; `None` leaves it as it was.
+    pub revocation_timeout: Option<Duration>,
     pub gateway: GatewayId,
 }
 
@@ -103,7 +105,7 @@ impl GroupShard {
     /// A member attaches to a gateway, which fences the one before.
     ///
     /// # Errors
-    /// The member is unknown, another attachment is newer than the token, or the subscription is invalid.
+    /// The member is unknown, another attachment is newer than the token, or a value is out of bounds.
     pub fn attach(&mut self, now: Now, attach: Attach, out: &mut Output) -> Result<Attached, GroupError> {
         let MemberRef { group, member, instance, attachment: token } = &attach.member;
         let known = self.known_member(group, member, instance.as_ref())?;
@@ -115,14 +117,10 @@ impl GroupShard {
             let (group, member, actual) = (group.clone(), member.clone(), *token);
             return Err(GroupError::AttachmentFenced { group, member, actual, current });
         }
-        let record = known.record.clone();
-        if let (Some(record), Some(subscription)) = (record, attach.subscription)
-            && record.subscription != subscription
-        {
-            self.check_subscription(group, &subscription)?;
-            let record = MemberRecord { subscription, ..record };
-            self.emit(Event::Member(group.clone(), member.clone(), Some(record)), out);
-            self.begin_epoch(group, out);
+        if let Some(before) = known.record.clone() {
+            let subscription = attach.subscription.unwrap_or_else(|| before.subscription.clone());
+            let revocation_timeout = attach.revocation_timeout.unwrap_or(before.revocation_timeout);
+            self.change_record((group, member), before, (subscription, revocation_timeout), out)?;
         }
         Ok(self.attach_to(now, (group, member), *token, attach.gateway, out))
     }
@@ -248,15 +246,43 @@ impl GroupShard {
         Ok(self.current(&of.group, &of.member))
     }
 
+    /// Writes what a member that comes back wants otherwise.
+    fn change_record(
+        &mut self,
+        (group, member): (&GroupId, &MemberId),
+        before: MemberRecord,
+        (subscription, revocation_timeout): (Subscription, Duration),
+        out: &mut Output,
+    ) -> Result<(), GroupError> {
+        let other_topics = before.subscription != subscription;
+        if other_topics {
+            self.check_subscription(group, &subscription)?;
+        } else if before.revocation_timeout == revocation_timeout {
+            return Ok(());
+        }
+        self.check_revocation_timeout(revocation_timeout)?;
+        let record = MemberRecord { subscription, revocation_timeout, ..before };
+        self.emit(Event::Member(group.clone(), member.clone(), Some(record)), out);
+        if other_topics {
+            self.begin_epoch(group, out);
+        }
+        Ok(())
+    }
+
+    fn check_revocation_timeout(&self, timeout: Duration) -> Result<(), GroupError> {
+        let max = self.config.revocation_timeout_max;
+        if timeout > max {
+            return Err(GroupError::timeout("revocation_timeout", timeout, Duration::ZERO, max));
+        }
+        Ok(())
+    }
+
     fn check_join(&self, join: &Join) -> Result<(), GroupError> {
         let (min, max) = (*self.config.session_timeout.start(), *self.config.session_timeout.end());
         if !self.config.session_timeout.contains(&join.session_timeout) {
             return Err(GroupError::timeout("session_timeout", join.session_timeout, min, max));
         }
-        if join.revocation_timeout > self.config.revocation_timeout_max {
-            let max = self.config.revocation_timeout_max;
-            return Err(GroupError::timeout("revocation_timeout", join.revocation_timeout, Duration::ZERO, max));
-        }
+        self.check_revocation_timeout(join.revocation_timeout)?;
         for (field, text) in [("client_id", &join.client_id), ("client_address", &join.client_address)] {
             if text.len() > NAME_BYTES_MAX {
                 return Err(GroupError::too_many(field, text.len(), NAME_BYTES_MAX));

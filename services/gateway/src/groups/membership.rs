@@ -84,7 +84,7 @@ impl Groups {
             client_address: asked.client_address.clone(),
             subscription: asked.subscription.clone(),
             session_timeout: asked.session_timeout,
-            revocation_timeout: asked.confirm_within.unwrap_or(asked.session_timeout),
+            revocation_timeout: asked.revocation_timeout(),
             gateway: self.gateway.clone(),
         };
         let (said, answer) = shard.ask(MemberRequest::Join(Box::new(join)), until).await?;
@@ -103,7 +103,8 @@ async fn attach(
 ) -> Result<(Membership, HeldAt), ApiError> {
     let named = !asked.subscription.topics.is_empty() || asked.subscription.pattern.is_some();
     let subscription = named.then(|| asked.subscription.clone());
-    let attach = Attach { member: of.clone(), subscription, gateway: gateway.clone() };
+    let revocation_timeout = Some(asked.revocation_timeout());
+    let attach = Attach { member: of.clone(), subscription, revocation_timeout, gateway: gateway.clone() };
     let (said, answer) = shard.ask(MemberRequest::Attach(Box::new(attach)), until).await?;
     let Attached { attachment, current, session_timeout } = attached(answer)?;
     // Only now: a stream that is open is not disturbed by an old token.

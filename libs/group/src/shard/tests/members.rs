@@ -72,6 +72,28 @@ fn what_is_not_released_in_time_is_taken() {
 }
 
 #[test]
+fn a_member_that_comes_back_may_have_another_time_to_release() {
+    let mut tested = Tested::new(vec![present("orders", 1, 2)]);
+    let a = tested.join("a", &["orders"]);
+    let attach = |revocation_timeout| Attach {
+        member: a.clone(),
+        subscription: None,
+        revocation_timeout: Some(revocation_timeout),
+        gateway: "other".parse().unwrap(),
+    };
+    let too_long = tested.run(|shard, now, out| shard.attach(now, attach(SECOND * 601), out));
+    assert_eq!(reason(too_long), "FIELD_INVALID");
+    tested.run(|shard, now, out| shard.attach(now, attach(SECOND * 5), out)).unwrap();
+    // Also where another coordinator asks for it.
+    let mut tested = tested.take_over(vec![present("orders", 1, 2)]);
+    let b = tested.join("b", &["orders"]);
+    tested.sleep(SECOND * 4);
+    assert!(tested.current(&b).assigned.is_empty());
+    tested.sleep(SECOND);
+    assert_eq!(tested.current(&b).assigned.len(), 1);
+}
+
+#[test]
 fn a_session_lasts_while_the_member_or_its_gateway_is_heard() {
     let mut tested = Tested::new(vec![present("orders", 1, 2)]);
     let (a, b) = (tested.join("a", &["orders"]), tested.attach_elsewhere("b"));
@@ -247,7 +269,8 @@ fn a_pattern_follows_the_topics_and_another_subscription_the_token() {
         |tested: &Tested, of| -> Vec<TopicId> { tested.current(of).assigned.keys().map(|p| p.topic).collect() };
     assert_eq!(topics(&tested, &a), [topic(1), topic(4)]);
     let subscription = Subscription { topics: BTreeSet::from(["b".parse().unwrap()]), ..Subscription::default() };
-    let attach = Attach { member: a.clone(), subscription: Some(subscription), gateway: "gateway".parse().unwrap() };
+    let (subscription, gateway) = (Some(subscription), "gateway".parse().unwrap());
+    let attach = Attach { member: a.clone(), subscription, revocation_timeout: None, gateway };
     tested.run(|shard, now, out| shard.attach(now, attach, out)).unwrap();
     tested.release(&MemberRef { attachment: AttachmentNumber(2), ..a.clone() });
     assert_eq!(topics(&tested, &a), [topic(2)]);
