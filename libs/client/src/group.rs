@@ -191,6 +191,11 @@ impl GroupReader {
         }
     }
 
+    /// Whether the server has let the reader in, and the stream is still there.
+    pub fn is_joined(&self) -> bool {
+        self.link.is_joined()
+    }
+
     /// Whether [`GroupReader::next`] has returned an error: the reader is over, and has left nothing to do.
     pub fn has_failed(&self) -> bool {
         matches!(self.over, Some(Err(_)))

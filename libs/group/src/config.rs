@@ -38,6 +38,8 @@ pub struct Config {
     pub revocation_timeout_max: Duration,
     /// What a dynamic member is left after its stream was closed at a living gateway.
     pub detached_grace: Duration,
+    /// Of a gateway that was not heard for longer it is not certain that it still has its members.
+    pub gateway_silence_max: Duration,
     /// The least time between two assignments of one group: changes in between are assigned together.
     pub assignment_interval: Duration,
     /// How long offsets are kept in a group without members.
@@ -66,6 +68,7 @@ impl Default for Config {
             session_timeout: Duration::from_secs(6)..=Duration::from_secs(60),
             revocation_timeout_max: Duration::from_secs(600),
             detached_grace: Duration::from_millis(500),
+            gateway_silence_max: Duration::from_secs(3),
             assignment_interval: Duration::from_millis(50),
             offsets_retention: Duration::from_secs(7 * 24 * 3600),
             empty_group_retention: Duration::from_secs(600),

@@ -8,7 +8,8 @@ use crate::id::{AttachmentNumber, GroupEpoch, GroupId, InstanceId, MemberId};
 
 /// Why a request is refused. Nothing of it was applied.
 ///
-/// [`GroupError::reason`] is its name in the contract, which fixes the status code and whether to retry.
+/// [`GroupError::reason`] is its name in the contract, which fixes the status code and whether to retry, except where the
+/// error has a value that decides it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GroupError {
     /// A value is out of its bounds.
@@ -35,9 +36,21 @@ pub enum GroupError {
     /// A later request of the same attachment has been applied.
     #[error("commit {actual} of member {member} arrived after commit {current} was applied; ignore it")]
     CommitSuperseded { member: MemberId, actual: i64, current: i64 },
-    /// Another member holds the instance id and is connected.
-    #[error("instance id {instance} is in use by a client at {client_address}; stop that client, or use another id")]
-    InstanceIdInUse { instance: InstanceId, client_address: String },
+    /// Another member holds the instance id and is connected, as far as is known.
+    #[error(
+        "instance id {instance} {}",
+        if *certain {
+            format!("is in use by a client at {client_address}; stop that client, or use another id")
+        } else {
+            format!("was in use by a client at {client_address}, and may still be; try again")
+        }
+    )]
+    InstanceIdInUse {
+        instance: InstanceId,
+        client_address: String,
+        /// The member or its gateway was heard of a moment ago. If not, it may be gone.
+        certain: bool,
+    },
     /// Another member has taken over the instance id.
     #[error("a newer member uses instance id {instance}; stop this client")]
     InstanceFenced { instance: InstanceId },

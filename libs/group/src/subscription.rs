@@ -23,7 +23,7 @@ pub enum Assignor {
 /// The topics that a member reads: those that it names, and those whose whole name its pattern matches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subscription {
-    /// Topics that exist, or may come.
+    /// Topics that exist, or may come. None that belong to Walser itself.
     pub topics: BTreeSet<TopicName>,
     /// A regular expression in the syntax of RE2. It never matches topics that belong to Walser itself.
     pub pattern: Option<String>,
@@ -76,6 +76,10 @@ impl Subscription {
         }
         if self.topics.len() > config.member_topics_max {
             return Err(GroupError::too_many("topics", self.topics.len(), config.member_topics_max));
+        }
+        if let Some(topic) = self.topics.iter().find(|topic| topic.reserved()) {
+            let rule = format!("\"{topic}\" belongs to Walser itself; groups cannot read it");
+            return Err(GroupError::FieldInvalid { field: "topics", actual: topic.to_string(), rule });
         }
         match &self.pattern {
             Some(pattern) if pattern.len() > config.pattern_bytes_max => {
@@ -141,6 +145,10 @@ mod tests {
             let refused = subscription(bad).check(&config).unwrap_err();
             assert_eq!(refused.reason(), "FIELD_INVALID", "{bad}");
         }
+        let named = |topic: &str| Subscription { topics: [topic.parse().unwrap()].into(), ..Subscription::default() };
+        let reserved = named("__walser_groups").check(&config).unwrap_err();
+        assert!(reserved.reason() == "FIELD_INVALID" && reserved.to_string().contains("__walser_groups"), "{reserved}");
+        assert!(named("walser__groups").check(&config).is_ok());
         assert!(subscription("").check(&config).is_ok());
         assert_eq!(Subscription::default().check(&config).unwrap_err().reason(), "FIELD_INVALID");
         assert_eq!("sticky".parse::<Assignor>().unwrap_err().reason(), "ASSIGNOR_UNSUPPORTED");

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rpds::HashTrieMapSync;
-use walser_model::{NodeId, TopicId, TopicPartition};
+use walser_model::{NodeId, RESERVED_PREFIX, TopicId, TopicPartition};
 use walser_replication::control::{DecisionContext, NodeRecord, PartitionRecord};
 
 pub use entry::{GroupShardEntry, NodeEntry, PartitionEntry, TombstoneEntry, TopicEntry};
@@ -105,6 +105,14 @@ impl<X> View<X> {
     /// How many partitions there are of topics that are there or are being created.
     pub fn partition_count(&self) -> usize {
         self.partition_count
+    }
+
+    /// How many topics there are that do not belong to Walser itself, and how many partitions of others.
+    pub fn user_counts(&self) -> (usize, usize) {
+        let reserved = self.topics.values().filter(|topic| topic.name.starts_with(RESERVED_PREFIX));
+        let (topics, partitions) = reserved
+            .fold((0, 0), |(topics, partitions), topic| (topics + 1, partitions + topic.table().iter().count()));
+        (self.topic_count() - topics, self.partition_count() - partitions)
     }
 
     /// Topics that are being created or deleted and whose partitions are not all gone.

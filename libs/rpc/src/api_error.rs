@@ -105,6 +105,14 @@ impl ApiError {
         self
     }
 
+    /// Says that the state that is in the way may pass by itself: the caller is to try again, where the reason alone says
+    /// not to (`errors.proto` says when).
+    #[must_use]
+    pub fn transient(mut self) -> Self {
+        (self.code, self.retry) = (Code::Unavailable, RetryAdvice::Backoff);
+        self
+    }
+
     /// The failure of an append whose batch is in the log, and may count yet.
     #[must_use]
     pub fn after_append(self) -> Self {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,7 +146,7 @@ fn unreachable(reason: Reason, address: &str, error: &tonic::transport::Error) -
         _ => "the storage node",
     };
     let what = if connected { "broke the connection" } else { "does not answer" };
-    let failure = ApiError::new(reason, format!("{who} at {address} {what}: {}", error_chain(error)));
+    let failure = ApiError::new(reason, format!("{who} at {address} {what}: {}", root_cause(error)));
     ConnectionError::new(if connected { failure.with_effect(Effect::Maybe) } else { failure })
 }
 
@@ -161,15 +160,13 @@ impl ConnectionError {
     }
 }
 
-/// An error with its causes: the outermost one says only that there was one.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
+/// The innermost cause of an error: those around it only say that there was one.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
     }
-    text
+    innermost.to_string()
 }
 
 // === impl Network ===
@@ -334,5 +331,28 @@ impl Network {
     /// A storage node for record data.
     pub fn storage_client(&self, node: NodeId) -> Option<Arc<dyn StorageClient>> {
         self.known.lock().storage.get(&node).map(|found| Arc::clone(&found.client))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use walser_proto::internal::v1 as pbi;
+    use walser_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_callee_that_is_not_there_is_told_without_the_words_of_the_library() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let connection = channel(&endpoint(&address).unwrap(), Reason::CoordinatorNotAvailable);
+        let called =
+            CoordinatorServiceClient::new(connection).describe_group(pbi::DescribeGroupRequest::default()).await;
+        let failure = ApiError::from(called.unwrap_err());
+        assert_eq!((failure.reason(), failure.effect()), (Reason::CoordinatorNotAvailable, Effect::None));
+        let text = failure.message();
+        assert!(text.starts_with(&format!("the group coordinator at {address} does not answer: ")), "{text}");
+        assert!(!text.contains("transport") && !text.contains("connect error"), "{text}");
     }
 }

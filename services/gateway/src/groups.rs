@@ -11,6 +11,7 @@ mod admin;
 mod closings;
 mod commits;
 mod credit;
+mod doubts;
 mod holdings;
 mod hosted_shard;
 mod membership;

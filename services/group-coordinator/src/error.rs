@@ -23,8 +23,10 @@ pub(crate) fn refused(error: GroupError) -> ApiError {
         GroupError::CommitSuperseded { member, actual, current } => {
             ApiError::new(reason, text).with("memberId", member).with("sequence", actual).with("current", current)
         }
-        GroupError::InstanceIdInUse { instance, client_address } => {
-            ApiError::new(reason, text).with("instanceId", instance).with("clientAddress", client_address)
+        GroupError::InstanceIdInUse { instance, client_address, certain } => {
+            let failure =
+                ApiError::new(reason, text).with("instanceId", instance).with("clientAddress", client_address);
+            if certain { failure } else { failure.transient() }
         }
         GroupError::InstanceFenced { instance } => ApiError::new(reason, text).with("instanceId", instance),
         GroupError::PartitionNotOwned { partition, owner } => {
@@ -66,12 +68,26 @@ mod tests {
             (GroupError::GroupNotFound { group: group.clone() }, Reason::GroupNotFound),
             (GroupError::GroupNotEmpty { group, member_count: 2 }, Reason::GroupNotEmpty),
             (GroupError::InstanceFenced { instance: instance.clone() }, Reason::InstanceFenced),
-            (GroupError::InstanceIdInUse { instance, client_address: String::new() }, Reason::InstanceIdInUse),
+            (
+                GroupError::InstanceIdInUse { instance, client_address: String::new(), certain: true },
+                Reason::InstanceIdInUse,
+            ),
             (GroupError::AssignorUnsupported { assignor: "x".to_owned() }, Reason::AssignorUnsupported),
             (GroupError::OffsetMetadataTooLarge { actual: 2, limit: 1 }, Reason::OffsetMetadataTooLarge),
         ] {
             assert_eq!(error.reason(), refused(error.clone()).reason_name());
             assert_eq!(refused(error).reason(), reason);
         }
+    }
+
+    #[test]
+    fn an_instance_whose_holder_may_be_gone_is_asked_for_again() {
+        let in_use = |certain| {
+            let instance = "i".parse().unwrap();
+            refused(GroupError::InstanceIdInUse { instance, client_address: "192.0.2.1:9".to_owned(), certain })
+        };
+        let (sure, unsure) = (in_use(true), in_use(false));
+        assert!(!sure.is_transient() && unsure.is_transient());
+        assert_eq!((sure.reason(), unsure.reason()), (Reason::InstanceIdInUse, Reason::InstanceIdInUse));
     }
 }

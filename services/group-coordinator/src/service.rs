@@ -63,6 +63,7 @@ pub fn start(
     for (number, given) in (0..).zip(metadata.given()) {
         let (told_outdated, heard_outdated) = watch::channel(None);
         let (shard, driver) = ShardHandle::of(ShardParts {
+            number,
             log: Arc::new(PartitionLog::new(metadata.clone(), network.clone(), PartitionIndex(number))),
             clock: Arc::clone(&clock),
             topics: metadata.topics(),

@@ -16,6 +16,7 @@
 
 mod gathering;
 mod member_log;
+mod outage;
 mod replay;
 mod sessions;
 mod shard_clock;
@@ -30,7 +31,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use walser_group::{Config, CoordinatorEpoch, GatewayId, GroupShard, Now, Output};
 use walser_model::{Clock, Offset};
-use walser_rpc::{ApiError, Outage, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use crate::call::{Call, ShardRequest, not_available};
 use crate::log::{AppendAck, LogBatch, ShardLog, lost};
@@ -39,7 +40,8 @@ use crate::terms::Terms;
 use crate::topics::{KnownTopics, topic_changes};
 
 use self::gathering::{Deferred, Gathering, Sealed};
-use self::member_log::log_members;
+use self::member_log::member_lines;
+use self::outage::{QUIET, ShardOutage};
 use self::sessions::Sessions;
 use self::shard_clock::ShardClock;
 use self::tenure::Tenure;
@@ -50,15 +52,13 @@ pub(crate) use self::tenure::GivenEpoch;
 const INBOX_MAX: usize = 256;
 /// Requests that are handled before what they led to is sent.
 const TURN_MAX: usize = 256;
-/// Pauses before a replay that failed is tried again.
+/// Pauses before a shard is loaded again: longer and longer while nothing can be written.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(500);
 /// A driver looks around at least so often, so that it notices when the process did not run.
 const WAKE_MAX: Duration = Duration::from_secs(1);
 /// Why a shard takes nothing while it is read.
 const LOADING: &str = "is being loaded";
-/// A leader that is not there for so long is nothing to report: the storage node may be starting, too.
-const QUIET: Duration = Duration::from_secs(5);
 
 /// What a driver is told.
 enum Told {
@@ -77,6 +77,7 @@ pub(crate) struct ShardHandle {
 /// What a driver is made of.
 #[derive(Debug)]
 pub(crate) struct ShardParts {
+    pub(crate) number: i32,
     pub(crate) log: Arc<dyn ShardLog>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) topics: watch::Receiver<Option<KnownTopics>>,
@@ -125,6 +126,17 @@ struct Serving<'a> {
     /// The offset that the next batch gets.
     log_end: Offset,
     sessions: Sessions,
+    progress: Progress,
+}
+
+/// How far a shard has got since it was loaded last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// It could not be loaded.
+    None,
+    Loaded,
+    /// Something was written.
+    Written,
 }
 
 // === impl ShardHandle ===
@@ -133,7 +145,7 @@ impl ShardHandle {
     /// A handle and its driver, which has to be run.
     pub(crate) fn of(parts: ShardParts) -> (Self, ShardDriver) {
         let (sender, inbox) = mpsc::channel(INBOX_MAX);
-        let tenure = Tenure::new(parts.given.clone(), parts.outdated.clone());
+        let tenure = Tenure::new(parts.number, parts.given.clone(), parts.outdated.clone());
         (Self { inbox: sender }, ShardDriver { parts, tenure, inbox })
     }
 
@@ -186,29 +198,28 @@ impl Told {
 impl ShardDriver {
     /// Runs until it is dropped, or its last handle.
     pub(crate) async fn run(mut self) {
-        let mut outage = Outage::of("the log of a shard of groups");
-        let (mut pause, mut failing) = (RETRY_MIN, None);
+        let mut outage = ShardOutage::new(self.parts.number);
+        let mut pause = RETRY_MIN;
         while !self.inbox.is_closed() {
             let begins = self.tenure.begins();
             let Some(given) = refusing(&mut self.inbox, begins, "is not coordinated here").await else { return };
             match self.serve(given, &mut outage).await {
                 Ok(()) => return,
-                Err(_) if !self.tenure.lasts(given) => (pause, failing) = (RETRY_MIN, None),
-                Err((failure, served)) => {
-                    failing = failing.filter(|_| !served);
-                    let since: Instant = *failing.get_or_insert_with(Instant::now);
-                    if served || since.elapsed() >= QUIET {
-                        outage.failed(&failure);
-                    }
-                    pause = if served { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
+                Err(_) if !self.tenure.lasts(given) => {
+                    outage.forget();
+                    pause = RETRY_MIN;
+                }
+                Err((failure, progress)) => {
+                    outage.failed(&failure, progress != Progress::None);
+                    pause = if progress == Progress::Written { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
                     refusing(&mut self.inbox, tokio::time::sleep(pause), LOADING).await;
                 }
             }
         }
     }
 
-    /// Replays, and serves until an append fails or the shard is given to another coordinator. True: it has served.
-    async fn serve(&mut self, given: CoordinatorEpoch, outage: &mut Outage) -> Result<(), (ApiError, bool)> {
+    /// Replays, and serves until an append fails or the shard is given to another coordinator.
+    async fn serve(&mut self, given: CoordinatorEpoch, outage: &mut ShardOutage) -> Result<(), (ApiError, Progress)> {
         let Self { parts, tenure, inbox } = self;
         let mut ending = parts.given.clone();
         let term = parts.terms.next(parts.clock.now_millis());
@@ -226,8 +237,8 @@ impl ShardDriver {
                 moved = tenure::ends(&mut ending, given) => Err(moved),
             }
         };
-        let (shard, log_end, topics) = refusing(inbox, loading, LOADING).await.map_err(|failure| (failure, false))?;
-        outage.ended();
+        let loaded = refusing(inbox, loading, LOADING).await;
+        let (shard, log_end, topics) = loaded.map_err(|failure| (failure, Progress::None))?;
         let clock = ShardClock::new(Arc::clone(&parts.clock));
         let mut serving = Serving {
             parts,
@@ -239,15 +250,16 @@ impl ShardDriver {
             in_flight: None,
             log_end,
             sessions: Sessions::default(),
+            progress: Progress::Loaded,
         };
         serving.start(topics);
-        match serving.run(inbox, given).await {
+        match serving.run(inbox, given, outage).await {
             Ok(()) => Ok(()),
             Err(failure) => {
                 let on_the_way = serving.drop_shard(&failure);
                 // What is on the way may still be written: a replay before that would have to be repeated.
                 refusing(inbox, futures::future::OptionFuture::from(on_the_way), LOADING).await;
-                Err((failure, true))
+                Err((failure, serving.progress))
             }
         }
     }
@@ -281,8 +293,17 @@ impl Serving<'_> {
     }
 
     /// Serves until an append fails, the shard is given to another coordinator, or the last handle is dropped.
-    async fn run(&mut self, inbox: &mut mpsc::Receiver<Told>, given: CoordinatorEpoch) -> Result<(), ApiError> {
+    async fn run(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Told>,
+        given: CoordinatorEpoch,
+        outage: &mut ShardOutage,
+    ) -> Result<(), ApiError> {
+        let begun = Instant::now();
         loop {
+            if outage.lasts() && (self.progress == Progress::Written || begun.elapsed() >= QUIET) {
+                outage.ended();
+            }
             self.tick();
             self.send().await;
             let room = self.has_room();
@@ -300,8 +321,11 @@ impl Serving<'_> {
                 },
                 () = tokio::time::sleep(due), if room => Woken::Due,
             };
-            // Before anything is handled: what time it is depends on it.
+            // Before anything is handled: what time it is depends on it, and who is there.
             self.clock.wake();
+            if self.clock.has_stood() {
+                self.shard.doubt_members();
+            }
             match woken {
                 Woken::Over(why) => return Err(why),
                 Woken::Acked(outcome) => {
@@ -377,9 +401,8 @@ impl Serving<'_> {
     /// Has events written, and what waits for them released behind them. Without events it waits for those before it.
     fn gather(&mut self, out: Output, answer: Option<crate::call::Release>) {
         let wrote = !out.events.is_empty();
-        log_members(&out.events);
         self.gathering.add(&out.events, self.clock.now().wall);
-        let deferred = Deferred { answer, notices: out.notices };
+        let deferred = Deferred { answer, notices: out.notices, lines: member_lines(&out.events) };
         if deferred.is_empty() {
             return;
         }
@@ -410,6 +433,7 @@ impl Serving<'_> {
     /// What was on its way is replicated.
     fn release(&mut self) {
         let Some(InFlight { deferred, .. }) = self.in_flight.take() else { return };
+        self.progress = Progress::Written;
         for deferred in deferred {
             self.sessions.release(deferred);
         }

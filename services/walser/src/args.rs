@@ -7,7 +7,7 @@ use crate::candidates;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServerArgs {
-    /// Address of the server [env: WALSER_SERVER] [default: that of the context, else 127.0.0.1:7460]
+    /// Address of the server, one [env: WALSER_SERVER] [default: that of the context, else 127.0.0.1:7460]
     #[arg(short = 's', long, value_name = "HOST:PORT")]
     pub(crate) server: Option<String>,
     /// A server by its name, see `walser context` [env: WALSER_CONTEXT]

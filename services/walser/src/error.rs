@@ -28,6 +28,10 @@ pub(crate) const WRONG_STATE: u8 = 6;
 /// The exit code when a server, or a part of the cluster, does not answer.
 pub(crate) const UNAVAILABLE: u8 = 7;
 
+/// What helps where groups have no coordinator.
+pub(crate) const CHECK_COORDINATORS: &str = "`walser status` says whether a group coordinator runs; in a cluster on this \
+     machine, `walser cluster status --dir DIR` shows each of them";
+
 /// An error on its way to the terminal.
 #[derive(Debug)]
 pub(crate) struct CliError {
@@ -184,6 +188,15 @@ impl CliError {
     }
 }
 
+/// What has failed, without the words of the gRPC library.
+pub(crate) fn in_words(failure: &ApiError, server: &str) -> String {
+    if failure.answered() {
+        return failure.message().to_owned();
+    }
+    let error = CliError::unanswered(failure, server);
+    if error.unreached.is_some() { error.what } else { format!("the connection to {server} broke") }
+}
+
 /// A question to stand behind "there is no NAME", when one of the names that there are is like it.
 pub(crate) fn did_you_mean<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     suggest(name, names).map_or_else(String::new, |meant| format!("; did you mean \"{meant}\"?"))
@@ -220,6 +233,7 @@ fn help(failure: &ApiError) -> Option<String> {
             format!("`walser topic describe {topic}` shows which offsets there are.")
         }
         Reason::ConfigInvalid => "`walser topic config` shows every setting with its values.".to_owned(),
+        Reason::CoordinatorNotAvailable => CHECK_COORDINATORS.to_owned(),
         Reason::DiskFull => "free space on the server, or lower the retention of large topics.".to_owned(),
         Reason::LogCorrupt => "`walser status` says what helps.".to_owned(),
         Reason::MetadataRollback => {
@@ -267,5 +281,21 @@ impl From<String> for CliError {
 impl From<std::io::Error> for CliError {
     fn from(error: std::io::Error) -> Self {
         Self::failed(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+
+    #[test]
+    fn what_keeps_a_server_away_is_said_in_words() {
+        let text = |status: Status| in_words(&status.into(), "127.0.0.1:1");
+        assert_eq!(text(Status::unavailable("transport error")), "no server answers at 127.0.0.1:1");
+        assert_eq!(text(Status::unknown("h2 protocol error: stream closed")), "the connection to 127.0.0.1:1 broke");
+        let said = ApiError::new(Reason::CoordinatorNotAvailable, "the group has no coordinator yet");
+        assert_eq!(in_words(&said, "127.0.0.1:1"), said.message());
     }
 }

@@ -247,7 +247,8 @@ async fn a_group_shares_partitions_commits_and_is_the_same_after_a_restart() {
     let (again, _notices) = cluster.session(&billing).await;
     assert!(again.epoch() > session.epoch());
     assert_eq!(cluster.groups().describe_group(&billing).await.unwrap(), described, "a restart moves nothing");
-    let attach = Attach { member: members[0].clone(), subscription: None, gateway: Some(gateway()) };
+    let (member, gateway) = (members[0].clone(), Some(gateway()));
+    let attach = Attach { member, subscription: None, revocation_timeout: None, gateway };
     let attached = again.ask(MemberRequest::Attach(Box::new(attach))).await.unwrap().content;
     let MemberAnswer::Attached(Attached { attachment, current, .. }) = attached else { panic!("{attached:?}") };
     assert_eq!(current, assigned[0]);

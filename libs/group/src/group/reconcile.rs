@@ -7,7 +7,13 @@
 //! ```
 //!
 //! What a member was asked to release stays so, even when a later target gives it back: the member releases it, and gets
-//! it again in a later epoch.
+//! it again in a later epoch. So does Kafka. To give it back in place would not be safe:
+//!
+//! - In the epoch that it had: a release names a partition and the epoch in which it was assigned. One that was sent before
+//!   the partition was given back, and arrives when it is being revoked for the second time, would free what its member
+//!   reads. It would have to name the member epoch too, and all that is being revoked to be given back at once, so that the
+//!   member epoch moves on.
+//! - In another epoch: the last commits of the member, which it makes before it confirms, would be refused.
 
 use walser_model::TopicPartition;
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::sessions::Session;
 use super::{GroupShard, MemberRef, Now, Output, RemovalCause};
 use crate::deadlines::Timer;
 use crate::error::GroupError;
@@ -42,6 +43,8 @@ pub struct Attach {
     pub member: MemberRef,
     /// What the member reads from here on; `None` leaves it as it was.
     pub subscription: Option<Subscription>,
+    /// How long the member may take to release what it is asked for from here on; `None` leaves it as it was.
+    pub revocation_timeout: Option<Duration>,
     /// `None`: the member polls, at any gateway.
     pub gateway: Option<GatewayId>,
 }
@@ -97,7 +100,7 @@ impl GroupShard {
         let holder =
             record.instance.as_ref().and_then(|instance| self.state.group(&group)?.instance(instance).cloned());
         match holder.filter(|_| self.rule(GroupRule::InstanceIsExclusive)) {
-            Some(holder) => self.replace(&group, (&holder, &member), record, out)?,
+            Some(holder) => self.replace(now, &group, (&holder, &member), record, out)?,
             None => self.admit(now, &group, &member, record, out)?,
         }
         Ok(self.attach_to(now, (&group, &member), AttachmentNumber(0), join.gateway, out))
@@ -106,7 +109,7 @@ impl GroupShard {
     /// A member attaches to a gateway, which fences the one before.
     ///
     /// # Errors
-    /// The member is unknown, another attachment is newer than the token, or the subscription is invalid.
+    /// The member is unknown, another attachment is newer than the token, or a value is out of bounds.
     pub fn attach(&mut self, now: Now, attach: Attach, out: &mut Output) -> Result<Attached, GroupError> {
         let MemberRef { group, member, instance, attachment: token } = &attach.member;
         let known = self.known_member(group, member, instance.as_ref())?;
@@ -118,14 +121,10 @@ impl GroupShard {
             let (group, member, actual) = (group.clone(), member.clone(), *token);
             return Err(GroupError::AttachmentFenced { group, member, actual, current });
         }
-        let record = known.record.clone();
-        if let (Some(record), Some(subscription)) = (record, attach.subscription)
-            && record.subscription != subscription
-        {
-            self.check_subscription(group, &subscription)?;
-            let record = MemberRecord { subscription, ..record };
-            self.emit(Event::Member(group.clone(), member.clone(), Some(record)), out);
-            self.begin_epoch(group, out);
+        if let Some(before) = known.record.clone() {
+            let subscription = attach.subscription.unwrap_or_else(|| before.subscription.clone());
+            let revocation_timeout = attach.revocation_timeout.unwrap_or(before.revocation_timeout);
+            self.change_record((group, member), before, (subscription, revocation_timeout), out)?;
         }
         Ok(self.attach_to(now, (group, member), *token, attach.gateway, out))
     }
@@ -136,8 +135,7 @@ impl GroupShard {
     /// The member is unknown, or attached elsewhere.
     pub fn heartbeat(&mut self, now: Now, of: &MemberRef) -> Result<CurrentAssignment, GroupError> {
         let current = self.member(of)?.current.clone();
-        self.confirm(&of.group, &of.member);
-        if let Some(session) = self.sessions.get_mut(&of.group, &of.member) {
+        if let Some(session) = self.confirm(&of.group, &of.member) {
             session.heard = session.heard.max(now.monotonic);
         }
         Ok(current)
@@ -165,6 +163,7 @@ impl GroupShard {
     ) {
         self.gateway_heartbeat(now, gateway);
         let Some(attached) = self.state.attached(gateway) else { return };
+        attached.intersection(hosted).for_each(|(group, member)| self.sessions.note(group, member));
         let missing: Vec<(GroupId, MemberId)> = attached.difference(hosted).cloned().collect();
         for (group, member) in missing {
             let known = self.state.member(&group, &member);
@@ -253,12 +252,45 @@ impl GroupShard {
 
     /// Whoever has the attachment has used it: the answer with its number was not lost. What a poll asks says so only of the
     /// gateway, while the client learns the number with the answer to the poll.
-    pub(super) fn confirm(&mut self, group: &GroupId, member: &MemberId) {
+    pub(super) fn confirm(&mut self, group: &GroupId, member: &MemberId) -> Option<&mut Session> {
         let attachment = self.state.member(group, member).and_then(|known| known.attachment.as_ref());
-        let polls = attachment.is_some_and(|attachment| attachment.gateway.is_none());
-        if let Some(session) = self.sessions.get_mut(group, member).filter(|_| !polls) {
-            session.confirmed = true;
+        if attachment.is_some_and(|attachment| attachment.gateway.is_none()) {
+            self.sessions.note(group, member);
+            self.sessions.get_mut(group, member)
+        } else {
+            self.sessions.confirm(group, member)
         }
+    }
+
+    /// Writes what a member that comes back wants otherwise.
+    fn change_record(
+        &mut self,
+        (group, member): (&GroupId, &MemberId),
+        before: MemberRecord,
+        (subscription, revocation_timeout): (Subscription, Duration),
+        out: &mut Output,
+    ) -> Result<(), GroupError> {
+        let other_topics = before.subscription != subscription;
+        if other_topics {
+            self.check_subscription(group, &subscription)?;
+        } else if before.revocation_timeout == revocation_timeout {
+            return Ok(());
+        }
+        self.check_revocation_timeout(revocation_timeout)?;
+        let record = MemberRecord { subscription, revocation_timeout, ..before };
+        self.emit(Event::Member(group.clone(), member.clone(), Some(record)), out);
+        if other_topics {
+            self.begin_epoch(group, out);
+        }
+        Ok(())
+    }
+
+    fn check_revocation_timeout(&self, timeout: Duration) -> Result<(), GroupError> {
+        let max = self.config.revocation_timeout_max;
+        if timeout > max {
+            return Err(GroupError::timeout("revocation_timeout", timeout, Duration::ZERO, max));
+        }
+        Ok(())
     }
 
     fn check_join(&self, join: &Join) -> Result<(), GroupError> {
@@ -266,10 +298,7 @@ impl GroupShard {
         if !self.config.session_timeout.contains(&join.session_timeout) {
             return Err(GroupError::timeout("session_timeout", join.session_timeout, min, max));
         }
-        if join.revocation_timeout > self.config.revocation_timeout_max {
-            let max = self.config.revocation_timeout_max;
-            return Err(GroupError::timeout("revocation_timeout", join.revocation_timeout, Duration::ZERO, max));
-        }
+        self.check_revocation_timeout(join.revocation_timeout)?;
         for (field, text) in [("client_id", &join.client_id), ("client_address", &join.client_address)] {
             if text.len() > NAME_BYTES_MAX {
                 return Err(GroupError::too_many(field, text.len(), NAME_BYTES_MAX));
@@ -338,16 +367,19 @@ impl GroupShard {
     /// Replaces a static member by one with the same instance id, which takes over its target and partitions.
     fn replace(
         &mut self,
+        now: Now,
         id: &GroupId,
         (holder, member): (&MemberId, &MemberId),
         record: MemberRecord,
         out: &mut Output,
     ) -> Result<(), GroupError> {
         let Some(before) = self.state.member(id, holder) else { return Ok(()) };
-        let attached = before.attachment.as_ref().is_some_and(|attachment| attachment.gateway.is_some());
-        if let Some(instance) = record.instance.clone().filter(|_| attached) {
-            let client_address = before.record.as_ref().map(|before| before.client_address.clone());
-            return Err(GroupError::InstanceIdInUse { instance, client_address: client_address.unwrap_or_default() });
+        let gateway = before.attachment.as_ref().and_then(|attachment| attachment.gateway.as_ref());
+        if let (Some(gateway), Some(instance)) = (gateway, record.instance.clone()) {
+            let client_address = before.record.as_ref().map(|before| before.client_address.clone()).unwrap_or_default();
+            let since = now.monotonic.saturating_sub(self.config.gateway_silence_max);
+            let certain = self.sessions.is_certain((id, holder), gateway, since);
+            return Err(GroupError::InstanceIdInUse { instance, client_address, certain });
         }
         let (target, mut current) = (before.target.clone(), before.current.clone());
         // The client that held them is gone.

@@ -95,13 +95,14 @@ impl GroupShard {
             return Err(GroupError::MemberEpochFenced { group, member, actual: author.epoch, current });
         }
         let in_order = self.rule(GroupRule::CommitsKeepOrder);
-        let Some(session) = self.sessions.get_mut(&group, &member) else { return Ok(()) };
+        let Some(session) = self.sessions.get(&group, &member) else { return Ok(()) };
         if author.sequence < session.last_commit && in_order {
             let current = session.last_commit;
             return Err(GroupError::CommitSuperseded { member, actual: author.sequence, current });
         }
-        session.last_commit = session.last_commit.max(author.sequence);
-        self.confirm(&group, &member);
+        if let Some(session) = self.confirm(&group, &member) {
+            session.last_commit = session.last_commit.max(author.sequence);
+        }
         Ok(())
     }
 

@@ -18,6 +18,8 @@ pub(super) struct Session {
     pub(super) confirmed: bool,
     /// The highest sequence of its commits.
     pub(super) last_commit: i64,
+    /// In which period the member was heard of: see [`Sessions::doubt`].
+    period: u64,
 }
 
 /// The sessions of all members.
@@ -26,13 +28,52 @@ pub(super) struct Sessions {
     members: BTreeMap<(GroupId, MemberId), Session>,
     /// Gateways with members.
     gateways: BTreeMap<GatewayId, Duration>,
+    period: u64,
 }
 
 impl Sessions {
     /// Begins a session, or begins it anew with another attachment.
     pub(super) fn begin(&mut self, group: &GroupId, member: &MemberId, heard: Duration) {
-        let session = Session { began: heard, heard, detached_until: None, confirmed: false, last_commit: i64::MIN };
+        let (detached_until, confirmed, last_commit, period) = (None, false, i64::MIN, self.period);
+        let session = Session { began: heard, heard, detached_until, confirmed, last_commit, period };
         self.members.insert((group.clone(), member.clone()), session);
+    }
+
+    /// Another period begins, in which no member was heard of: any of them may have gone while nobody could say so.
+    pub(super) fn doubt(&mut self) {
+        self.period += 1;
+    }
+
+    /// A gateway has named a member.
+    pub(super) fn note(&mut self, group: &GroupId, member: &MemberId) {
+        let period = self.period;
+        if let Some(session) = self.get_mut(group, member) {
+            session.period = period;
+        }
+    }
+
+    /// A member has used its attachment.
+    pub(super) fn confirm(&mut self, group: &GroupId, member: &MemberId) -> Option<&mut Session> {
+        self.note(group, member);
+        let session = self.get_mut(group, member)?;
+        session.confirmed = true;
+        Some(session)
+    }
+
+    /// Whether a member was heard of in this period, and it or its gateway was heard since.
+    pub(super) fn is_certain(
+        &self,
+        (group, member): (&GroupId, &MemberId),
+        gateway: &GatewayId,
+        since: Duration,
+    ) -> bool {
+        let Some(session) = self.get(group, member) else { return false };
+        session.period == self.period && self.last_heard(session, Some(gateway)) >= since
+    }
+
+    /// When a member or its gateway was heard last.
+    pub(super) fn last_heard(&self, session: &Session, gateway: Option<&GatewayId>) -> Duration {
+        gateway.and_then(|gateway| self.gateways.get(gateway)).map_or(session.heard, |at| session.heard.max(*at))
     }
 
     pub(super) fn end(&mut self, group: &GroupId, member: &MemberId) {
@@ -65,10 +106,5 @@ impl Sessions {
     /// A gateway has no members any more.
     pub(super) fn forget(&mut self, gateway: &GatewayId) {
         self.gateways.remove(gateway);
-    }
-
-    /// When a gateway was heard last.
-    pub(super) fn heard(&self, gateway: &GatewayId) -> Option<Duration> {
-        self.gateways.get(gateway).copied()
     }
 }

@@ -108,7 +108,12 @@ impl Tested {
     }
 
     fn attach(&mut self, of: &MemberRef) -> Result<MemberRef, GroupError> {
-        let attach = Attach { member: of.clone(), subscription: None, gateway: Some("other".parse().unwrap()) };
+        let attach = Attach {
+            member: of.clone(),
+            subscription: None,
+            revocation_timeout: None,
+            gateway: Some("other".parse().unwrap()),
+        };
         let attached = self.run(|shard, now, out| shard.attach(now, attach, out))?;
         Ok(MemberRef { attachment: attached.attachment, ..of.clone() })
     }

@@ -30,6 +30,13 @@ impl GroupShard {
             }
             self.await_expiry(now, id);
         }
+        self.doubt_members();
+    }
+
+    /// The coordinator could hear nobody for a time: members may have gone. Their sessions go on, but it counts as uncertain
+    /// whether they are there until they, or their gateways, say so.
+    pub fn doubt_members(&mut self) {
+        self.sessions.doubt();
     }
 
     /// When [`GroupShard::tick`] is due; `None` while nothing waits for time.
@@ -95,8 +102,7 @@ impl GroupShard {
         let Some(session) = self.sessions.get(group, id) else { return };
         let Some(member) = self.state.member(group, id) else { return };
         let gateway = member.attachment.as_ref().and_then(|attachment| attachment.gateway.as_ref());
-        let heard =
-            gateway.and_then(|gateway| self.sessions.heard(gateway)).map_or(session.heard, |at| at.max(session.heard));
+        let heard = self.sessions.last_heard(session, gateway);
         let timeout = member.record.as_ref().map(|record| record.session_timeout).unwrap_or_default();
         let until = session.detached_until.unwrap_or(heard + timeout);
         if until > now.monotonic {

@@ -82,6 +82,18 @@ fn a_snapshot_takes_effect_as_a_whole_whatever_its_order() {
 }
 
 #[test]
+fn topics_of_walser_itself_count_apart() {
+    let mut view = View::<()>::default();
+    let name = "__walser_groups".to_owned();
+    let value = Arc::new(TopicValue { name, partition_count: 2, ..TopicValue::default() });
+    let internal = MetadataChange::Topic { id: id(2), value, revision: 4 };
+    let partitions = [partition(1, 0, 0, 3), partition(2, 0, 0, 3), partition(2, 1, 0, 3)];
+    view.apply(snapshot(4, partitions.into_iter().chain([topic(1, 1, 4), internal]).collect())).unwrap();
+    assert_eq!((view.topic_count(), view.partition_count()), (2, 3));
+    assert_eq!(view.user_counts(), (1, 1));
+}
+
+#[test]
 fn partitions_are_visible_with_their_topic_and_below_its_count() {
     let mut view = View::<()>::default();
     view.apply(delta(3, vec![partition(1, 0, 0, 3), partition(1, 1, 0, 3)])).unwrap();

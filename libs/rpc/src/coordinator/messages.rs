@@ -303,6 +303,7 @@ pub(super) fn request_message(epoch: i64, correlation_id: i64, request: MemberRe
             member: Some(member_name(&attach.member)),
             subscription: attach.subscription.as_ref().map(subscription_message),
             polls: attach.gateway.is_none(),
+            revocation_timeout: attach.revocation_timeout.map(Into::into),
         }),
         MemberRequest::Release { member, released } => {
             Request::Release(pbi::MemberRelease { member: Some(member_name(&member)), released: assigned(&released) })
@@ -372,6 +373,7 @@ pub fn member_request_of_message(
         Request::Attach(attach) => Ok(MemberRequest::Attach(Box::new(Attach {
             member: member_ref(attach.member)?,
             subscription: attach.subscription.map(subscription_of_message).transpose()?,
+            revocation_timeout: attach.revocation_timeout.map(|timeout| span(Some(timeout))),
             gateway: (!attach.polls).then(|| gateway.clone()),
         }))),
         Request::Release(release) => {

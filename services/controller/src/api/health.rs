@@ -67,12 +67,13 @@ impl Controller {
             (false, false) => pb::HealthStatus::Degraded,
             (false, true) => pb::HealthStatus::Critical,
         };
+        let (topics, partitions) = view.metadata.user_counts();
         pb::ClusterHealth {
             status: status.into(),
             issues,
             totals: Some(lacking.stats()),
-            topic_count: count_of(view.metadata.topic_count()),
-            partition_count: count_of(view.metadata.partition_count()),
+            topic_count: count_of(topics),
+            partition_count: count_of(partitions),
         }
     }
 }

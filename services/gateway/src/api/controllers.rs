@@ -33,10 +33,11 @@ pub(super) fn without_leader(metadata: &Metadata, failure: ApiError) -> Result<p
     };
     let view = metadata.view();
     let count_of = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    let (topics, partitions) = view.user_counts();
     let health = pb::ClusterHealth {
         issues: vec![issue],
-        topic_count: count_of(view.topic_count()),
-        partition_count: count_of(view.partition_count()),
+        topic_count: count_of(topics),
+        partition_count: count_of(partitions),
         ..Default::default()
     };
     let (version, mode) = (env!("CARGO_PKG_VERSION").to_owned(), "DISTRIBUTED".to_owned());

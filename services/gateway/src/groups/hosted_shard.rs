@@ -17,13 +17,15 @@ use walser_rpc::{
     SessionNotices,
 };
 
+use super::doubts::{Doubts, Leftover};
 use crate::metadata::Metadata;
 use crate::retry::Backoff;
 
 /// Time between two signs of life. The shortest session timeout is six times as long.
 const ALIVE: Duration = Duration::from_secs(1);
-/// Of so many signs of life, one names the members. So do the first ones of a session: a coordinator that has just taken the
-/// shard over believes the first one for a moment only where it says that a member is there.
+/// Of so many signs of life, one names the members. So do the first ones of a session, and those behind a doubt: a
+/// coordinator that has just taken the shard over, or has just let the member in, believes the first one for a moment only
+/// where it says that a member is there.
 const REPORT_EVERY: u32 = 10;
 const REPORTS_FIRST: u32 = 3;
 /// A session without members is kept for this long.
@@ -84,21 +86,37 @@ impl Drop for Entry {
 }
 
 /// A question on its way: it needs a session.
-struct Asking<'a>(&'a HostedShard);
+struct Asking<'a> {
+    shard: &'a HostedShard,
+    /// If it gets no answer.
+    leftover: Leftover,
+}
 
 impl<'a> Asking<'a> {
-    fn new(shard: &'a HostedShard) -> Self {
+    fn new(shard: &'a HostedShard, request: &MemberRequest) -> Self {
         shard.asking.fetch_add(1, Ordering::SeqCst);
-        if !matches!(&*shard.session.borrow(), SessionState::Open(..)) {
-            shard.entered.send_modify(|number| *number += 1);
+        shard.wake_without_session();
+        Self { shard, leftover: Leftover::of(request) }
+    }
+
+    fn sent(&mut self) {
+        if self.leftover == Leftover::MemberIfSent {
+            self.leftover = Leftover::Member;
         }
-        Self(shard)
+    }
+
+    fn answered(mut self) {
+        self.leftover = Leftover::Nothing;
     }
 }
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        self.0.asking.fetch_sub(1, Ordering::SeqCst);
+        if self.leftover == Leftover::Member {
+            self.shard.doubts.add();
+            self.shard.wake_without_session();
+        }
+        self.shard.asking.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -113,6 +131,7 @@ pub(super) struct HostedShard {
     entered: watch::Sender<u64>,
     /// Questions without an answer: a member that comes back asks before it is known here.
     asking: AtomicUsize,
+    doubts: Doubts,
     /// When what was answered last was asked.
     heard: watch::Sender<Option<Instant>>,
 }
@@ -121,8 +140,15 @@ impl HostedShard {
     pub(super) fn new(number: i32, gateway: GatewayId) -> Self {
         let session = watch::Sender::new(SessionState::None(None));
         let (entered, heard) = (watch::Sender::new(0), watch::Sender::new(None));
-        let (members, asking) = (Mutex::default(), AtomicUsize::new(0));
-        Self { number, gateway, session, members, entered, asking, heard }
+        let (members, asking, doubts) = (Mutex::default(), AtomicUsize::new(0), Doubts::default());
+        Self { number, gateway, session, members, entered, asking, doubts, heard }
+    }
+
+    /// Has a session opened where there is none.
+    fn wake_without_session(&self) {
+        if !matches!(&*self.session.borrow(), SessionState::Open(..)) {
+            self.entered.send_modify(|number| *number += 1);
+        }
     }
 
     /// Makes a member known, before it joins, or once it is attached: reports name it from here on, until the entry is
@@ -165,9 +191,10 @@ impl HostedShard {
     /// As the coordinator refuses; why it does not answer.
     pub(super) async fn ask(&self, request: MemberRequest, until: Instant) -> Result<(SaidAt, MemberAnswer), ApiError> {
         let mut sessions = self.session.subscribe();
-        let _asking = Asking::new(self);
+        let mut asking = Asking::new(self, &request);
         loop {
             let (number, session) = Self::opened(&mut sessions, until).await?;
+            asking.sent();
             let sent_at = Instant::now();
             let over = |state: &SessionState| !matches!(state, SessionState::Open(open, _) if *open == number);
             let answer = tokio::select! {
@@ -178,6 +205,7 @@ impl HostedShard {
             match answer {
                 Ok(Ok(Said { number: said, content })) => {
                     self.hear(sent_at);
+                    asking.answered();
                     return Ok(((number, said), content));
                 }
                 Ok(Err(failure)) if session_lost(&failure) => {
@@ -185,7 +213,12 @@ impl HostedShard {
                         return Err(failure);
                     }
                 }
-                Ok(Err(failure)) => return Err(failure),
+                Ok(Err(failure)) => {
+                    if failure.effect() == Effect::None {
+                        asking.answered();
+                    }
+                    return Err(failure);
+                }
                 Err(_elapsed) => return Err(silent().with_effect(Effect::Maybe)),
             }
         }
@@ -196,7 +229,8 @@ impl HostedShard {
     /// # Errors
     /// No coordinator has answered until `until`.
     pub(super) async fn token_key(&self, until: Instant) -> Result<TokenKey, ApiError> {
-        let _asking = Asking::new(self);
+        // It asks for nothing but a session.
+        let _asking = Asking::new(self, &MemberRequest::Alive);
         Ok(Self::opened(&mut self.session.subscribe(), until).await?.1.token_key())
     }
 
@@ -218,7 +252,7 @@ impl HostedShard {
 
     /// Whether no session is needed.
     fn is_idle(&self) -> bool {
-        self.asking.load(Ordering::SeqCst) == 0 && self.members.lock().is_empty()
+        self.asking.load(Ordering::SeqCst) == 0 && self.doubts.is_empty() && self.members.lock().is_empty()
     }
 
     /// Keeps a session with whichever coordinator has the shard while there are members, or something is asked, for ever.
@@ -289,7 +323,8 @@ impl HostedShard {
         self.members.lock().values().for_each(|hosted| hosted.news.send_modify(|news| news.session = number));
         let mut ticks = tokio::time::interval(ALIVE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut signs, mut idle_since) = (0, None::<Instant>);
+        let (mut signs, mut idle_since) = (0_u32, None::<Instant>);
+        let (mut doubt, mut reports) = (self.doubts.last(), 0);
         loop {
             tokio::select! {
                 notice = notices.next() => self.tell(number, notice?),
@@ -299,11 +334,21 @@ impl HostedShard {
                     } else if idle_since.get_or_insert_with(Instant::now).elapsed() >= IDLE {
                         return Ok(());
                     }
+                    let last = self.doubts.last();
+                    if last != doubt {
+                        (doubt, reports) = (last, 0);
+                    }
                     // Also without members: the coordinator may believe that there is one.
-                    let reports = signs < REPORTS_FIRST || signs % REPORT_EVERY == 0;
-                    let request = if reports { self.report() } else { MemberRequest::Alive };
+                    if reports < REPORTS_FIRST || signs % REPORT_EVERY == 0 {
+                        self.give_sign(number, &session, &mut notices, self.report()).await?;
+                        reports += 1;
+                    } else {
+                        self.give_sign(number, &session, &mut notices, MemberRequest::Alive).await?;
+                    }
+                    if reports >= REPORTS_FIRST {
+                        self.doubts.settle(doubt);
+                    }
                     signs += 1;
-                    self.give_sign(number, &session, &mut notices, request).await?;
                 }
             }
         }
@@ -374,3 +419,6 @@ pub(super) fn without_coordinator() -> ApiError {
 pub(super) fn session_lost(failure: &ApiError) -> bool {
     matches!(failure.reason(), Reason::CoordinatorNotAvailable | Reason::StaleEpoch) || !failure.answered()
 }
+
+#[cfg(test)]
+mod tests;

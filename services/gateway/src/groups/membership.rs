@@ -88,7 +88,7 @@ impl Groups {
             client_address: asked.client_address.clone(),
             subscription: asked.subscription.clone(),
             session_timeout: asked.session_timeout,
-            revocation_timeout: asked.confirm_within.unwrap_or(asked.session_timeout),
+            revocation_timeout: asked.revocation_timeout(),
             gateway: Some(self.gateway.clone()),
         };
         let (said, answer) = shard.ask(MemberRequest::Join(Box::new(join)), until).await?;
@@ -107,7 +107,8 @@ async fn attach(
 ) -> Result<(Membership, HeldAt), ApiError> {
     let named = !asked.subscription.topics.is_empty() || asked.subscription.pattern.is_some();
     let subscription = named.then(|| asked.subscription.clone());
-    let attach = Attach { member: of.clone(), subscription, gateway: Some(gateway.clone()) };
+    let revocation_timeout = Some(asked.revocation_timeout());
+    let attach = Attach { member: of.clone(), subscription, revocation_timeout, gateway: Some(gateway.clone()) };
     let (said, answer) = shard.ask(MemberRequest::Attach(Box::new(attach)), until).await?;
     let Attached { attachment, current, session_timeout } = attached(answer)?;
     // Only now: a stream that is open is not disturbed by an old token.
@@ -237,7 +238,7 @@ impl MemberCalls {
         self.last_word(request).await;
     }
 
-    /// What is not heard is found out by the session timeout.
+    /// What is not heard is found out by the reports that follow.
     async fn last_word(&self, request: MemberRequest) {
         if let Err(failure) = self.shard.ask(request, Instant::now() + LAST_PATIENCE).await {
             tracing::debug!(member = %self.of.member, %failure, "the last word of a member was not taken");

@@ -227,7 +227,7 @@ impl Poller {
 
 /// Attaches a member that polls.
 async fn attach(shard: &Arc<HostedShard>, member: &MemberRef, until: Instant) -> Result<Attached, ApiError> {
-    let attach = Attach { member: member.clone(), subscription: None, gateway: None };
+    let attach = Attach { member: member.clone(), subscription: None, revocation_timeout: None, gateway: None };
     attached(shard.ask(MemberRequest::Attach(Box::new(attach)), until).await?.1)
 }
 

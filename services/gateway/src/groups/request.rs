@@ -43,6 +43,14 @@ pub(crate) struct JoinRequest {
     pub(crate) client_address: String,
 }
 
+impl JoinRequest {
+    /// How long the coordinator waits for what is to be released. Where the client is not asked, the gateway releases it at
+    /// once.
+    pub(super) fn revocation_timeout(&self) -> Duration {
+        self.confirm_within.unwrap_or(self.session_timeout)
+    }
+}
+
 /// An offset to commit.
 #[derive(Debug, Clone)]
 pub(crate) struct OffsetCommit {

@@ -8,6 +8,7 @@ use walser_model::{Compression, Timestamp};
 use walser_record_batch::{BatchBuilder, DECODED_COST_MAX, Producer, RecordFields};
 use walser_rpc::ApiError;
 
+use super::member_log::MemberLine;
 use crate::call::Release;
 
 /// A batch is not made larger by a request that fits another one. Only one that is larger by itself is cut: the shard
@@ -24,6 +25,8 @@ const WAITING_MAX: usize = 4_096;
 pub(super) struct Deferred {
     pub(super) answer: Option<Release>,
     pub(super) notices: Vec<Notice>,
+    /// What the log of the process says then.
+    pub(super) lines: Vec<MemberLine>,
 }
 
 /// A batch that is ready.
@@ -47,7 +50,7 @@ pub(super) struct Gathering {
 
 impl Deferred {
     pub(super) fn is_empty(&self) -> bool {
-        self.answer.is_none() && self.notices.is_empty()
+        self.answer.is_none() && self.notices.is_empty() && self.lines.is_empty()
     }
 
     /// It was not replicated, as far as is known.

@@ -13,7 +13,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Replays everything that is committed. Returns the shard, before its start, and the end of the log. Memory is that of
 /// the shard and of one read.
-pub(super) async fn replay(log: &dyn ShardLog, config: Config) -> Result<(GroupShard, Offset), ApiError> {
+pub(super) async fn replay(number: i32, log: &dyn ShardLog, config: Config) -> Result<(GroupShard, Offset), ApiError> {
     let end = log.end().await?;
     let (mut shard, mut next, mut events) = (GroupShard::new(config), Offset::ZERO, 0_u64);
     let begun = Instant::now();
@@ -47,12 +47,12 @@ pub(super) async fn replay(log: &dyn ShardLog, config: Config) -> Result<(GroupS
         }
         if reported.elapsed() >= REPORT_INTERVAL {
             reported = Instant::now();
-            tracing::info!(offset = next.0, end = end.0, events, "a shard of groups is being replayed");
+            tracing::info!(shard = number, offset = next.0, end = end.0, events, "a shard of groups is being replayed");
         }
         tokio::task::yield_now().await;
     }
     let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    tracing::debug!(end = end.0, events, millis, "a shard of groups was replayed");
+    tracing::debug!(shard = number, end = end.0, events, millis, "a shard of groups was replayed");
     Ok((shard, next))
 }
 

@@ -7,6 +7,7 @@ use walser_group::GatewayId;
 use walser_rpc::{ApiError, Reason};
 
 use super::gathering::Deferred;
+use super::member_log::MemberLine;
 use crate::outbox::NoticeSink;
 
 /// One stream per gateway.
@@ -28,7 +29,8 @@ impl Sessions {
 
     /// Releases an answer and notices. Those to a gateway without a stream are lost: it hears of them when it asks.
     pub(super) fn release(&self, deferred: Deferred) {
-        let Deferred { answer, notices } = deferred;
+        let Deferred { answer, notices, lines } = deferred;
+        lines.iter().for_each(MemberLine::log);
         if let Some(answer) = answer {
             answer(Ok(()));
         }

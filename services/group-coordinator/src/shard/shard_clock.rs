@@ -16,6 +16,8 @@ pub(super) struct ShardClock {
     stopped_at: Option<Duration>,
     /// When the driver looks around again, at the latest.
     wakes_at: Duration,
+    /// It stood still for longer than [`LATE`] at one time, which was not asked for yet.
+    stood_long: bool,
 }
 
 /// Somebody who wakes later than this has not run.
@@ -25,7 +27,7 @@ const LATE: Duration = Duration::from_secs(1);
 
 impl ShardClock {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, stood: Duration::ZERO, stopped_at: None, wakes_at: Duration::MAX }
+        Self { clock, stood: Duration::ZERO, stopped_at: None, wakes_at: Duration::MAX, stood_long: false }
     }
 
     /// What time it is for the shard.
@@ -50,7 +52,13 @@ impl ShardClock {
         // A clock that is stopped stands already.
         if self.stopped_at.is_none() {
             self.stood += late;
+            self.stood_long |= !late.is_zero();
         }
+    }
+
+    /// Whether it has stood still for a while since this was asked last.
+    pub(super) fn has_stood(&mut self) -> bool {
+        std::mem::take(&mut self.stood_long)
     }
 
     /// Stops the clock, or lets it go on.
@@ -58,7 +66,9 @@ impl ShardClock {
         match (stopped, self.stopped_at) {
             (true, None) => self.stopped_at = Some(self.clock.monotonic()),
             (false, Some(at)) => {
-                self.stood += self.clock.monotonic().saturating_sub(at);
+                let stood = self.clock.monotonic().saturating_sub(at);
+                self.stood += stood;
+                self.stood_long |= stood > LATE;
                 self.stopped_at = None;
             }
             _ => {}

@@ -28,6 +28,7 @@ pub(super) async fn ends(given: &mut GivenEpoch, epoch: CoordinatorEpoch) -> Api
 /// What the driver of a shard has done of its tenure.
 #[derive(Debug)]
 pub(super) struct Tenure {
+    shard: i32,
     given: GivenEpoch,
     /// The epoch that is in the log.
     announced: Option<CoordinatorEpoch>,
@@ -40,8 +41,8 @@ pub(super) struct Tenure {
 // === impl Tenure ===
 
 impl Tenure {
-    pub(super) fn new(given: GivenEpoch, outdated: watch::Sender<Option<CoordinatorEpoch>>) -> Self {
-        Self { given, announced: None, over: None, outdated }
+    pub(super) fn new(shard: i32, given: GivenEpoch, outdated: watch::Sender<Option<CoordinatorEpoch>>) -> Self {
+        Self { shard, given, announced: None, over: None, outdated }
     }
 
     /// Waits until the shard is given to this process, in an epoch that is not over. `None`: nothing will be.
@@ -73,7 +74,7 @@ impl Tenure {
             announce(epoch, log, clock).await?;
             self.announced = Some(epoch);
         }
-        let (shard, end) = replay(log, config).await?;
+        let (shard, end) = replay(self.shard, log, config).await?;
         let written = shard.coordinator_epoch();
         self.outdated.send_replace(Some(written).filter(|written| *written > epoch));
         if written > epoch {

@@ -1,6 +1,7 @@
 //! The driver over a log in memory.
 
 mod large;
+mod lines;
 mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,6 +92,7 @@ impl Tested {
         let given = watch::Sender::new(Some(CoordinatorEpoch(epoch)));
         let (outdated, told_outdated) = watch::channel(None);
         let parts = ShardParts {
+            number: 0,
             log: Arc::new(log.clone()),
             clock,
             topics: topics.subscribe(),
@@ -139,7 +141,7 @@ impl Tested {
 
     /// Whether a replay of the log gives the state of the shard.
     async fn replays(&self) -> bool {
-        let (replayed, _) = replay(&self.log, Config::default()).await.unwrap();
+        let (replayed, _) = replay(0, &self.log, Config::default()).await.unwrap();
         self.shard.ask(None, move |shard, _, _| Ok(shard.same_state(&replayed))).await.unwrap()
     }
 
@@ -264,6 +266,42 @@ async fn a_process_that_did_not_run_for_long_ends_no_session() {
     tokio::time::sleep(Duration::from_secs(17)).await;
     let gone = tested.shard.ask(None, move |shard, now, _| shard.heartbeat(now, &member).map_err(refused)).await;
     assert_eq!(gone.unwrap_err().reason(), Reason::SessionExpired, "the process runs, and nobody is heard");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_pause_of_the_process_it_is_not_certain_that_an_instance_is_in_use() {
+    let clock = Arc::new(StalledClock::default());
+    let tested = Tested::with_clock(&MemoryLog::default(), clock.clone()).loaded().await;
+    let instance = |member| Join { instance: Some("i".parse().unwrap()), ..join("g", member) };
+    let again = instance("b");
+    let joins =
+        async |join| tested.shard.ask(None, |shard, now, out| shard.join(now, join, out).map_err(refused)).await;
+    joins(instance("a")).await.unwrap();
+    assert!(!joins(again.clone()).await.unwrap_err().is_transient());
+    settle().await;
+    *clock.0.lock() += Duration::from_secs(60);
+    // Whatever wakes it.
+    tested.topics.send_replace(Some(topics(2)));
+    settle().await;
+    let refused = joins(again).await.unwrap_err();
+    assert_eq!((refused.reason(), refused.is_transient()), (Reason::InstanceIdInUse, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_takes_nothing_is_not_read_all_the_time() {
+    let log = MemoryLog::default();
+    let tested = Tested::new(&log, 1).loaded().await;
+    log.refuse(usize::MAX);
+    let (begun, opened) = (Instant::now(), log.opened());
+    while begun.elapsed() < Duration::from_secs(10) {
+        assert!(tested.commit("g", 1).await.await.unwrap().is_err());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let loads = log.opened() - opened;
+    assert!((10..40).contains(&loads), "{loads}");
+    log.refuse(0);
+    let tested = tested.loaded().await;
+    assert!(tested.commit("g", 1).await.await.unwrap().is_ok());
 }
 
 #[tokio::test(start_paused = true)]

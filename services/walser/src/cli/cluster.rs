@@ -113,7 +113,7 @@ default, of which two must be in sync.")]
 pub(crate) struct ClusterUpArgs {
     #[command(flatten)]
     pub(crate) place: ClusterPlace,
-    /// Controllers, of which one leads. More than one share their metadata in etcd
+    /// Controllers, 1 to 5, of which one leads. More than one share their metadata in etcd
     /// [default: 1, later as many as before]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5))]
     pub(crate) controllers: Option<u32>,
@@ -127,13 +127,13 @@ pub(crate) struct ClusterUpArgs {
     /// The etcd to run [default: the one in the PATH]
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) etcd: Option<PathBuf>,
-    /// Storage nodes [default: 3, later as many as before]
+    /// Storage nodes, 1 to 100 [default: 3, later as many as before]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) storage_nodes: Option<u32>,
-    /// Group coordinators [default: 2, later as many as before]
+    /// Group coordinators, 1 to 100 [default: 2, later as many as before]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) group_coordinators: Option<u32>,
-    /// Gateways [default: 2, later as many as before]
+    /// Gateways, 1 to 100 [default: 2, later as many as before]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) gateways: Option<u32>,
 }

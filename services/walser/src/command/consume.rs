@@ -16,7 +16,7 @@ use self::last::Last;
 use self::printer::Printer;
 use self::problems::Problems;
 use crate::cli::ConsumeArgs;
-use crate::error::CliError;
+use crate::error::{CliError, in_words};
 use crate::output;
 use crate::position::Position;
 use crate::progress::{Progress, Total};
@@ -90,7 +90,7 @@ async fn read(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
             Read::Problem(problem) => tell(problem, &mut problems),
             Read::Away(failure) => {
                 away = true;
-                tell_away(&server.address, failure.message(), arguments.timeout);
+                tell_away(&failure, &server.address, arguments.timeout);
             }
             // The server ends a stream in order only when everything was read that was asked for.
             Read::End => {
@@ -130,7 +130,8 @@ fn tell(problem: pb::PartitionError, problems: &mut Problems) {
     problems.tell(&place.topic, place.partition, problem.error.map_or_else(unknown, ApiError::from));
 }
 
-fn tell_away(address: &str, text: &str, seconds: u64) {
+fn tell_away(failure: &ApiError, address: &str, seconds: u64) {
+    let text = in_words(failure, address);
     output::warning(&format!("nothing can be read from {address} now: {text}; retrying for up to {seconds} s"));
 }
 

@@ -15,6 +15,8 @@ use crate::group::party::{Addressed, Gateway, Phase, Unanswered};
 
 /// After which a request is sent again.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long members may take to release partitions.
+const REVOCATION: Duration = Duration::from_secs(8);
 
 impl World {
     pub(super) fn start_gateway(&mut self) {
@@ -243,7 +245,8 @@ impl World {
         let subscription = client.subscription.clone();
         let request = match session.phase {
             Phase::Attaching => {
-                Request::Attach(Attach { member: session.of.clone(), subscription: Some(subscription), gateway })
+                let (member, revocation_timeout) = (session.of.clone(), Some(REVOCATION));
+                Request::Attach(Attach { member, subscription: Some(subscription), revocation_timeout, gateway })
             }
             _ => Request::Join(Join {
                 group: session.of.group.clone(),
@@ -253,7 +256,7 @@ impl World {
                 client_address: String::new(),
                 subscription,
                 session_timeout: SESSION,
-                revocation_timeout: Duration::from_secs(8),
+                revocation_timeout: REVOCATION,
                 gateway,
             }),
         };

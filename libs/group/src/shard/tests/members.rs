@@ -72,6 +72,28 @@ fn what_is_not_released_in_time_is_taken() {
 }
 
 #[test]
+fn a_member_that_comes_back_may_have_another_time_to_release() {
+    let mut tested = Tested::new(vec![present("orders", 1, 2)]);
+    let a = tested.join("a", &["orders"]);
+    let attach = |revocation_timeout| Attach {
+        member: a.clone(),
+        subscription: None,
+        revocation_timeout: Some(revocation_timeout),
+        gateway: Some("other".parse().unwrap()),
+    };
+    let too_long = tested.run(|shard, now, out| shard.attach(now, attach(SECOND * 601), out));
+    assert_eq!(reason(too_long), "FIELD_INVALID");
+    tested.run(|shard, now, out| shard.attach(now, attach(SECOND * 5), out)).unwrap();
+    // Also where another coordinator asks for it.
+    let mut tested = tested.take_over(vec![present("orders", 1, 2)]);
+    let b = tested.join("b", &["orders"]);
+    tested.sleep(SECOND * 4);
+    assert!(tested.current(&b).assigned.is_empty());
+    tested.sleep(SECOND);
+    assert_eq!(tested.current(&b).assigned.len(), 1);
+}
+
+#[test]
 fn a_session_lasts_while_the_member_or_its_gateway_is_heard() {
     let mut tested = Tested::new(vec![present("orders", 1, 2)]);
     let (a, b) = (tested.join("a", &["orders"]), tested.attach_elsewhere("b"));
@@ -160,6 +182,38 @@ fn a_static_member_has_one_place() {
     assert_eq!(tested.phase(), GroupPhase::Empty, "nobody took the place in time");
 }
 
+/// Whether the instance of "a" is certainly in use.
+fn certainly_in_use(tested: &mut Tested) -> bool {
+    let join = Join { instance: Some("i".parse().unwrap()), ..join("b", &["orders"]) };
+    match tested.try_join(join) {
+        Err(GroupError::InstanceIdInUse { certain, .. }) => certain,
+        outcome => panic!("{outcome:?}"),
+    }
+}
+
+#[test]
+fn whether_an_instance_is_in_use_is_uncertain_until_its_gateway_has_said_so() {
+    let mut tested = Tested::new(vec![present("orders", 1, 2)]);
+    let a = tested.try_join(Join { instance: Some("i".parse().unwrap()), ..join("a", &["orders"]) }).unwrap();
+    let gateway = "gateway".parse().unwrap();
+    assert!(certainly_in_use(&mut tested));
+    let mut tested = tested.take_over(vec![present("orders", 1, 2)]);
+    // Also the gateway of the member lives, as far as is known: not that it has the member still.
+    tested.run(|shard, now, _| shard.gateway_heartbeat(now, &gateway));
+    assert!(!certainly_in_use(&mut tested));
+    let hosted = BTreeSet::from([(a.group.clone(), a.member.clone())]);
+    tested.run(|shard, now, out| shard.gateway_report(now, &gateway, &hosted, out));
+    assert!(certainly_in_use(&mut tested));
+    tested.run(|shard, _, _| shard.doubt_members());
+    assert!(!certainly_in_use(&mut tested), "nobody could be heard for a time");
+    tested.run(|shard, now, _| shard.heartbeat(now, &a)).unwrap();
+    assert!(certainly_in_use(&mut tested));
+    tested.sleep(SECOND * 4);
+    assert!(!certainly_in_use(&mut tested), "its gateway is silent");
+    tested.run(|shard, now, _| shard.gateway_heartbeat(now, &gateway));
+    assert!(certainly_in_use(&mut tested));
+}
+
 #[test]
 fn a_takeover_revokes_nothing_and_sessions_begin_anew() {
     let mut tested = Tested::new(vec![present("orders", 1, 2)]);
@@ -215,8 +269,8 @@ fn a_pattern_follows_the_topics_and_another_subscription_the_token() {
         |tested: &Tested, of| -> Vec<TopicId> { tested.current(of).assigned.keys().map(|p| p.topic).collect() };
     assert_eq!(topics(&tested, &a), [topic(1), topic(4)]);
     let subscription = Subscription { topics: BTreeSet::from(["b".parse().unwrap()]), ..Subscription::default() };
-    let attach =
-        Attach { member: a.clone(), subscription: Some(subscription), gateway: Some("gateway".parse().unwrap()) };
+    let (subscription, gateway) = (Some(subscription), Some("gateway".parse().unwrap()));
+    let attach = Attach { member: a.clone(), subscription, revocation_timeout: None, gateway };
     tested.run(|shard, now, out| shard.attach(now, attach, out)).unwrap();
     tested.release(&MemberRef { attachment: AttachmentNumber(2), ..a.clone() });
     assert_eq!(topics(&tested, &a), [topic(2)]);
@@ -273,7 +327,7 @@ fn a_member_that_polls_comes_with_the_last_token_or_the_one_before_until_that_is
     let mut tested = Tested::new(vec![present("orders", 1, 2)]);
     let first = tested.try_join(Join { gateway: None, ..join("a", &["orders"]) }).unwrap();
     let poll = |tested: &mut Tested, of: &MemberRef| {
-        let attach = Attach { member: of.clone(), subscription: None, gateway: None };
+        let attach = Attach { member: of.clone(), subscription: None, revocation_timeout: None, gateway: None };
         let attached = tested.run(|shard, now, out| shard.attach(now, attach, out))?;
         Ok::<_, GroupError>(MemberRef { attachment: attached.attachment, ..of.clone() })
     };

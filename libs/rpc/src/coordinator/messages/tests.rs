@@ -51,6 +51,7 @@ fn every_request_arrives_as_it_was_sent() {
         MemberRequest::Attach(Box::new(Attach {
             member: member(),
             subscription: Some(subscription),
+            revocation_timeout: Some(Duration::from_secs(7)),
             gateway: gateway.clone(),
         })),
         MemberRequest::Release { member: member(), released: current().assigned },
@@ -113,6 +114,6 @@ fn what_is_no_request_is_refused() {
     let release = pbi::MemberRelease { member: Some(member_name(&member())), released: vec![topic] };
     assert_eq!(refused(Some(Request::Release(release))), Reason::FieldInvalid);
     let subscription = Some(pbi::MemberSubscription { assignor: "sticky".to_owned(), ..Default::default() });
-    let attach = pbi::MemberAttach { member: Some(member_name(&member())), subscription };
+    let attach = pbi::MemberAttach { member: Some(member_name(&member())), subscription, revocation_timeout: None };
     assert_eq!(refused(Some(Request::Attach(attach))), Reason::AssignorUnsupported);
 }

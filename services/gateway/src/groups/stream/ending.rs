@@ -86,7 +86,7 @@ impl GroupStream {
     /// Ends the stream of a client that is still there.
     pub(super) async fn finish(self: Box<Self>) {
         let (calls, grace) = (self.membership.calls.clone(), self.end.grace());
-        let Self { ending, mut outgoing, counted, settings, commits, .. } = *self;
+        let Self { ending, mut outgoing, counted, settings, commits, membership, .. } = *self;
         let unanswered = || {
             let text = "the member has left, and the coordinator has not answered its last commits";
             ApiError::new(Reason::CoordinatorNotAvailable, text).with_effect(Effect::Maybe)
@@ -136,6 +136,8 @@ impl GroupStream {
             }
             Some(Ending::Fenced(failure)) => Some(failure),
         };
+        // Reports name it no more, however long its client takes.
+        drop(membership);
         outgoing.end(failure, LAST).await;
     }
 

@@ -1,6 +1,7 @@
 //! `walser consume --group`: a member of a consumer group that commits what it has printed.
 
 pub(crate) mod processed;
+mod waiting;
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
@@ -10,10 +11,12 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
+use tokio::time::Instant;
 use walser_client::{ApiError, CommitAnswer, CommitOutcome, GroupEvent, GroupReader, GroupReaderConfig, Reason};
 use walser_proto::v1 as pb;
 
 use self::processed::Processed;
+use self::waiting::Waiting;
 use super::printer::{Printed, Printer, Stopped};
 use super::problems::Problems;
 use crate::cli::ConsumeArgs;
@@ -62,7 +65,8 @@ struct Session<'a> {
     left: u64,
     problems: Problems,
     progress: Progress,
-    away: bool,
+    waiting: Waiting,
+    group: &'a str,
     /// How long the server may be away, in seconds.
     patience: u64,
     /// Notes are read as they come.
@@ -97,7 +101,8 @@ pub(super) async fn run(arguments: ConsumeArgs, group: &str) -> Result<ExitCode,
         left: arguments.count.unwrap_or(u64::MAX),
         problems: Problems::new(None),
         progress: Progress::start(arguments.count.map_or(Total::Unknown, Total::Records), !output::to_terminal()),
-        away: false,
+        waiting: Waiting::default(),
+        group,
         patience: arguments.timeout,
         interactive: io::stderr().is_terminal(),
     };
@@ -165,6 +170,9 @@ impl Session<'_> {
     /// Prints records and commits them, until there is a reason to end. What is in hand then is printed no more.
     async fn read(&mut self, interrupts: &mut Interrupts, output_closed: &mut oneshot::Receiver<()>) -> Ending {
         loop {
+            if self.waiting.is_long(self.reader.is_joined(), Instant::now()) {
+                waiting::tell_silence(self.group, &self.server.address, self.patience);
+            }
             let ending = tokio::select! {
                 biased;
                 interrupt = interrupts.next() => Some(Ending::Interrupted(interrupt)),
@@ -174,6 +182,7 @@ impl Session<'_> {
                     Ok(event) => self.happened(event),
                     Err(failure) => Some(Ending::Failed(self.server.failed(failure))),
                 },
+                () = tokio::time::sleep(waiting::LOOK_INTERVAL) => None,
             };
             let ending =
                 ending.or_else(|| self.go_on().err().map(|failure| Ending::Failed(self.server.failed(failure))));
@@ -251,9 +260,6 @@ impl Session<'_> {
     }
 
     fn happened(&mut self, event: GroupEvent) -> Option<Ending> {
-        if !matches!(event, GroupEvent::Away(_) | GroupEvent::Committed(_)) {
-            super::back(&mut self.away, self.server);
-        }
         match event {
             GroupEvent::Chunk(chunk) => {
                 self.problems.over(&chunk.topic, chunk.partition);
@@ -264,6 +270,9 @@ impl Session<'_> {
                 // What the last stream wanted is over with it.
                 self.revoking.clear();
                 self.processed.expect_again();
+                if self.waiting.over() {
+                    output::note(&format!("joined group \"{}\"; reading goes on", self.group));
+                }
             }
             GroupEvent::Assigned(assigned) => self.assigned(&assigned),
             GroupEvent::Revoking(revoking) => self.revoking.push(revoking),
@@ -275,8 +284,9 @@ impl Session<'_> {
             }
             GroupEvent::Problem(problem) => super::tell(problem, &mut self.problems),
             GroupEvent::Away(failure) => {
-                self.away = true;
-                super::tell_away(&self.server.address, failure.message(), self.patience);
+                if self.waiting.away() {
+                    waiting::tell_away(&failure, self.group, &self.server.address, self.patience);
+                }
             }
             GroupEvent::End => return Some(Ending::Failed(CliError::failed("the member has left its group"))),
         }
