@@ -58,6 +58,31 @@ fn a_write_that_other_replicas_do_not_confirm_is_answered_with_that() {
     assert_eq!((failure.reason(), failure.effect()), (Reason::NotEnoughReplicas, Effect::None), "{failure}");
 }
 
+/// What a write is answered that waits until the other replica has left the in-sync set, and the topic is as `then`.
+fn answered_after(before: Durability, then: Durability) -> walser_rpc::BatchAppended {
+    let mut shard = shard();
+    lead_with(&mut shard, 0, &[1, 2], before);
+    let waits = append(&mut shard, 0, AppendPermit::uncounted());
+    flush(&mut shard);
+    turn(&mut shard);
+    assert!(waits.lock().is_empty(), "the other replica has nothing yet");
+    let mut next = metadata(0, &[1, 2], TopicConfig { durability: then, ..TopicConfig::default() });
+    (next.state.isr, next.partition_epoch) = ([NODE].into_iter().collect(), 2);
+    shard.queue.push(Command::Install(Box::new(next)));
+    turn(&mut shard);
+    flush(&mut shard);
+    waits.lock().pop().unwrap().unwrap()
+}
+
+#[test]
+fn an_acknowledgement_says_the_copies_and_the_durability_of_its_own_time() {
+    use Durability::{Fsync, PageCache};
+    for (before, then, told) in [(Fsync, Fsync, Fsync), (Fsync, PageCache, PageCache), (PageCache, Fsync, PageCache)] {
+        let answer = answered_after(before, then);
+        assert_eq!((answer.copies, answer.durability), (1, Some(told)), "from {before:?} to {then:?}");
+    }
+}
+
 #[test]
 fn a_flush_for_which_a_write_waits_is_not_behind_those_for_which_none_does() {
     let mut shard = shard();
