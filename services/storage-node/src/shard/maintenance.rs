@@ -27,8 +27,10 @@ pub(crate) enum Task {
     Open { metadata: Box<PartitionMetadata>, tries: u32 },
     /// Make the log ready for the first write that waits.
     Prepare,
-    /// Remove what is too old or too much, and maybe close a segment for its age; is the wall clock believed?
+    /// Remove some of what is too old or too much, and maybe close a segment for its age; is the wall clock believed?
     Retain { trusted: bool, close_old: bool },
+    /// Remove some of the segments below the log start.
+    RemoveDeleted,
     /// Close the files of a partition that nobody writes.
     ReleaseIdle,
     /// Begin a compaction.
@@ -106,6 +108,7 @@ impl Task {
             Self::Open { .. }
             | Self::Prepare
             | Self::Retain { .. }
+            | Self::RemoveDeleted
             | Self::ReleaseIdle
             | Self::BeginCompaction { .. }
             | Self::TakeStep { .. }
@@ -124,9 +127,11 @@ impl Task {
     fn lane(&self) -> DiskLane {
         match self {
             Self::Prepare => DiskLane::Prepare,
-            Self::Retain { .. } | Self::ReleaseIdle | Self::BeginCompaction { .. } | Self::TakeStep { .. } => {
-                DiskLane::Upkeep
-            }
+            Self::Retain { .. }
+            | Self::RemoveDeleted
+            | Self::ReleaseIdle
+            | Self::BeginCompaction { .. }
+            | Self::TakeStep { .. } => DiskLane::Upkeep,
             Self::Open { .. }
             | Self::KeepDamage
             | Self::LookForFiles
@@ -174,6 +179,7 @@ fn maintain(mut partition: Box<Partition>, task: Task, context: &ShardContext) -
     match task {
         Task::Prepare => partition.prepare(context),
         Task::Retain { trusted, close_old } => partition.retain(context, trusted, close_old),
+        Task::RemoveDeleted => partition.remove_deleted(context),
         Task::ReleaseIdle => partition.release_idle(context),
         Task::BeginCompaction { turn, due } => partition.begin_compaction(turn, due, context),
         Task::TakeStep { compacting, step } => partition.take_step(compacting, step, context),

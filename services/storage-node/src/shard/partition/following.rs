@@ -381,6 +381,8 @@ impl Partition {
         if let Err(error) = self.log.delete_records(before, context.clock.now_millis()) {
             tracing::warn!(partition = %context.named(self.log.partition()), %error, "what the leader has deleted stays");
             self.following.trim_failed = Some((before, context.clock.monotonic() + TRIM_AGAIN));
+        } else {
+            self.note_left();
         }
         self.note_failure(context);
         self.step(ReplicaEvent::LogChanged, context);
