@@ -111,7 +111,10 @@ impl<W> Replica<W> {
         match self.machine {
             // It goes on for readers, until there is another one.
             Machine::Leads(_) => self.give_up(log, out),
-            Machine::Rests | Machine::Follows(_) => self.rest(out),
+            Machine::Rests | Machine::Follows(_) => {
+                self.rest(out);
+                self.give_up(log, out);
+            }
         }
     }
 
@@ -129,7 +132,7 @@ impl<W> Replica<W> {
 
     /// Asks for another leader, where there can be one, until there is: the log of this one has failed or is damaged, or it
     /// cannot lead in the epoch of the metadata. A follower with a damaged log asks not to be counted, and for a leader epoch
-    /// in which its log can be replaced.
+    /// in which its log can be replaced; so does one with page cache not to be counted whose log has failed.
     fn give_up(&mut self, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {
         let Some(known) = self.known.as_ref().filter(|known| !known.alone()) else { return };
         let wanted = match &self.machine {
@@ -146,7 +149,8 @@ impl<W> Replica<W> {
                 Role::Follow if log.damaged() => {
                     known.counts(self.node) || matches!(self.machine, Machine::Rests) && !self.failed
                 }
-                Role::Follow => false,
+                // What has counted from the page cache may be lost.
+                Role::Follow => self.failed && self.lazy && known.counts(self.node),
                 Role::Rest | Role::Gone => false,
             },
         };

@@ -211,6 +211,23 @@ fn a_log_that_fails_gives_up_the_lead() {
     assert_eq!(tested.replica.candidate(&tested.log), None);
 }
 
+/// What a follower has acknowledged from the page cache may be lost when its log fails, with fsync not.
+#[test]
+fn a_follower_with_page_cache_whose_log_fails_asks_not_to_be_counted() {
+    let mut with_fsync = told(OTHER);
+    assert_eq!(step(&mut with_fsync, ReplicaEvent::LogFailed), [Act::Rest]);
+    assert_eq!(step(&mut with_fsync, ReplicaEvent::Tick), []);
+    let mut tested = told(OTHER);
+    step(&mut tested, ReplicaEvent::Configured { durability: Durability::PageCache });
+    assert_eq!(step(&mut tested, ReplicaEvent::LogFailed), [Act::Rest, Act::GiveUp]);
+    assert_eq!(step(&mut tested, ReplicaEvent::Tick), [Act::GiveUp], "nobody need have heard it");
+    let mut without = partition(OTHER, 5);
+    without.set_isr(std::iter::once(OTHER).collect());
+    without.elr.remove(SELF);
+    assert_eq!(install(&mut tested, without, 61), []);
+    assert_eq!(step(&mut tested, ReplicaEvent::Tick), [], "nobody counts on it");
+}
+
 #[test]
 fn what_was_given_up_is_not_acknowledged_by_what_takes_its_place() {
     let mut tested = starting(TestLog::new(10, 10));

@@ -39,6 +39,8 @@ pub(crate) enum Task {
     TakeStep { compacting: Box<Compacting>, step: CompactionStep },
     /// Write down that the log is damaged.
     KeepDamage,
+    /// Write down that the log has failed.
+    KeepFailure,
     /// Look for files that were not found.
     LookForFiles,
     /// Raise the log start.
@@ -113,6 +115,7 @@ impl Task {
             | Self::BeginCompaction { .. }
             | Self::TakeStep { .. }
             | Self::KeepDamage
+            | Self::KeepFailure
             | Self::LookForFiles
             | Self::Trim { .. }
             | Self::DeleteRecords { .. } => false,
@@ -134,6 +137,7 @@ impl Task {
             | Self::TakeStep { .. } => DiskLane::Upkeep,
             Self::Open { .. }
             | Self::KeepDamage
+            | Self::KeepFailure
             | Self::LookForFiles
             | Self::Trim { .. }
             | Self::Truncate { .. }
@@ -184,6 +188,7 @@ fn maintain(mut partition: Box<Partition>, task: Task, context: &ShardContext) -
         Task::BeginCompaction { turn, due } => partition.begin_compaction(turn, due, context),
         Task::TakeStep { compacting, step } => partition.take_step(compacting, step, context),
         Task::KeepDamage => partition.keep_damage(context),
+        Task::KeepFailure => partition.keep_failure(context),
         Task::LookForFiles => partition.look_for_files(context),
         Task::DeleteRecords { before, reply } => partition.delete_records(before, reply, context),
         Task::Trim { before } => partition.trim(before, context),

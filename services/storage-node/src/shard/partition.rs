@@ -85,6 +85,8 @@ pub(crate) struct Partition {
     expired: ExpiredRecords,
     /// Deletions that other replicas have not carried out.
     deletions: Vec<Deletion>,
+    /// When it is to be written down that the log has failed, in monotonic time.
+    keep_failure_at: Option<Duration>,
     /// What the last removal has left to the next one.
     left: Option<Left>,
     /// A compaction that is to go on.
@@ -157,6 +159,7 @@ impl Partition {
             unprepared: None,
             expired: ExpiredRecords::default(),
             deletions: Vec::new(),
+            keep_failure_at: None,
             left: None,
             compacting: None,
             compaction_at: Duration::ZERO,

@@ -136,7 +136,12 @@ impl Partition {
     pub(super) fn note_failure(&mut self, context: &ShardContext) {
         match self.log.condition() {
             Condition::Corrupt { .. } => self.step(ReplicaEvent::LogDamaged, context),
-            Condition::Failed { .. } if !self.replica.failed() => self.step(ReplicaEvent::LogFailed, context),
+            Condition::Failed { .. } if !self.replica.failed() => {
+                if self.replica.lazy() {
+                    self.keep_failure_at = Some(context.clock.monotonic());
+                }
+                self.step(ReplicaEvent::LogFailed, context);
+            }
             Condition::Healthy | Condition::Failed { .. } => {}
         }
     }
