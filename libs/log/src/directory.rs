@@ -238,6 +238,16 @@ impl DataDirectory {
         }
     }
 
+    /// A log has failed of which records counted that were only in the page cache: they may be lost although the system runs
+    /// on. The next use of the directory begins with [`DataDirectory::ended_unclean`]. Blocks as long as the disk takes.
+    ///
+    /// # Errors
+    /// I/O errors; it is not noted then.
+    pub fn note_failed_log(&self) -> io::Result<()> {
+        self.check_in_place()?;
+        self.last_run.get().map_or(Ok(()), LastRun::note_failed)
+    }
+
     /// Notes that everything is on stable storage and nothing will be written any more.
     ///
     /// # Errors

@@ -2,8 +2,9 @@
 //! may have been lost with it (rule R20).
 //!
 //! The page cache outlives a process, but not the operating system below it. So an end is unclean where neither the
-//! directory was closed in good order nor the system is still the one that was running then. That is remembered until
-//! [`LastRun::told`]: a later run that ends well changes nothing about what the one before has lost.
+//! directory was closed in good order nor the system is still the one that was running then. So it is, however it ends,
+//! where a sync has failed: the system may have dropped from the page cache what it could not write. That is remembered
+//! until [`LastRun::told`]: a later run that ends well changes nothing about what the one before has lost.
 //!
 //! ```text
 //! "WRUN" | version u16 | state u16: 1 runs, 2 was closed, 3 unclean and not told | id of the boot, 16 bytes | CRC-32C u32
@@ -50,6 +51,8 @@ pub(crate) struct LastRun {
     /// As the file has it.
     state: Mutex<State>,
     unflushed: AtomicBool,
+    /// The file says [`State::Unclean`] of this run, whatever becomes of it.
+    failed: AtomicBool,
 }
 
 // === impl BootId ===
@@ -83,7 +86,14 @@ impl LastRun {
             Some(Some((State::Runs, then))) => then.is_some() && then == boot,
         };
         let state = if clean { State::Runs } else { State::Unclean };
-        let run = Self { disk, path, boot, state: Mutex::new(state), unflushed: AtomicBool::default() };
+        let run = Self {
+            disk,
+            path,
+            boot,
+            state: Mutex::new(state),
+            unflushed: AtomicBool::default(),
+            failed: AtomicBool::default(),
+        };
         if last.flatten() != Some((state, boot)) {
             run.write(state)?;
         }
@@ -102,8 +112,23 @@ impl LastRun {
     pub(crate) fn told(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         if *state == State::Unclean {
-            self.write(State::Runs)?;
+            if !self.failed.load(Ordering::Acquire) {
+                self.write(State::Runs)?;
+            }
             *state = State::Runs;
+        }
+        Ok(())
+    }
+
+    /// What was only in the page cache may be lost although the system runs on: the next run tells it, whatever comes.
+    ///
+    /// # Errors
+    /// I/O errors; it is not noted then.
+    pub(crate) fn note_failed(&self) -> io::Result<()> {
+        let _state = self.state.lock();
+        if !self.failed.load(Ordering::Acquire) {
+            self.write(State::Unclean)?;
+            self.failed.store(true, Ordering::Release);
         }
         Ok(())
     }
@@ -120,7 +145,8 @@ impl LastRun {
     /// I/O errors; the run counts as killed then.
     pub(crate) fn close(&self) -> io::Result<()> {
         let mut state = self.state.lock();
-        if *state == State::Runs && !self.unflushed.load(Ordering::Acquire) {
+        let keeps = self.unflushed.load(Ordering::Acquire) || self.failed.load(Ordering::Acquire);
+        if *state == State::Runs && !keeps {
             self.write(State::Closed)?;
             *state = State::Closed;
         }
@@ -215,6 +241,32 @@ mod tests {
         assert!(!again.ended_unclean());
         again.close().unwrap();
         assert!(!begin(&memory, true, FIRST).ended_unclean());
+    }
+
+    /// The system drops what it could not write, and says so once.
+    #[test]
+    fn after_a_failed_sync_the_end_is_unclean_also_in_the_same_boot_and_after_a_stop_in_good_order() {
+        for closed in [false, true] {
+            let memory = disk();
+            let run = begin(&memory, false, FIRST);
+            run.note_failed().unwrap();
+            assert!(!run.ended_unclean(), "how the run before has ended");
+            run.told().unwrap();
+            if closed {
+                run.close().unwrap();
+            }
+            let next = begin(&memory, true, FIRST);
+            assert!(next.ended_unclean());
+            next.told().unwrap();
+            assert!(!begin(&memory, true, FIRST).ended_unclean());
+        }
+        let memory = disk();
+        drop(begin(&memory, false, FIRST));
+        let run = begin(&memory, true, SECOND);
+        run.note_failed().unwrap();
+        run.told().unwrap();
+        assert!(!run.ended_unclean());
+        assert!(begin(&memory, true, SECOND).ended_unclean(), "what was told is the end before");
     }
 
     #[test]

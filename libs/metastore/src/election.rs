@@ -23,9 +23,12 @@ pub(crate) async fn campaign<S: Metastore + ?Sized>(
             Ok(Some(epoch)) => return Ok(Leadership { key, epoch }),
             Ok(None) => (pause, failures) = (PAUSE_MIN, 0),
             // The key shows what became of the attempt, so nothing is lost by reading it again.
-            Err(StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::Compacted { .. })
-                if failures < FAILURES_MAX =>
-            {
+            Err(
+                StoreError::Unavailable(_)
+                | StoreError::Unknown(_)
+                | StoreError::TakesNoWrites(_)
+                | StoreError::Compacted { .. },
+            ) if failures < FAILURES_MAX => {
                 failures += 1;
                 tokio::time::sleep(pause).await;
                 pause = (2 * pause).min(PAUSE_MAX);

@@ -192,6 +192,9 @@ pub enum StoreError {
     /// The outcome is not known: read again before deciding anything.
     #[error("the outcome is not known: {0}")]
     Unknown(String),
+    /// The store is full: read again before deciding anything. Trying again does not help before there is space.
+    #[error("the metadata store takes no writes; this one may have been applied: {0}")]
+    TakesNoWrites(String),
     /// What is stored is not what this version writes.
     #[error("the metadata store is damaged or of another version: {0}")]
     Format(String),

@@ -63,6 +63,12 @@ impl Durability {
             Self::PageCache => "page-cache",
         }
     }
+
+    /// Returns the one of the two that survives less.
+    #[must_use]
+    pub fn weaker(self, other: Self) -> Self {
+        if self == Self::Fsync { other } else { self }
+    }
 }
 
 impl FromStr for Durability {

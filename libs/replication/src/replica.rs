@@ -183,7 +183,8 @@ pub enum ReplicaAction<W> {
     /// The metadata says that this node leads, and its log says that this cannot be: nobody may act on either.
     Contradicted(Contradiction),
     /// The metadata says that this node leads, and it does not, or its log has failed: the controller is to take it out of
-    /// the lead and the in-sync set ([`crate::control::sweep`] as unclean). Told with every tick until it has.
+    /// the lead and the in-sync set ([`crate::control::sweep`] as unclean); or that it follows, and what it has
+    /// acknowledged may be damaged or lost. Told with every tick until it has.
     GiveUp,
     /// A write has its outcome.
     Answer {

@@ -22,7 +22,7 @@ impl StoreWrites {
     pub(crate) fn note(&self, outcome: &Result<Outcome, StoreError>) {
         let mut problem = self.0.lock();
         match outcome {
-            Err(StoreError::Unavailable(error)) => {
+            Err(StoreError::Unavailable(error) | StoreError::TakesNoWrites(error)) => {
                 if problem.replace(error.clone()).is_none() {
                     tracing::error!(error, "the metadata store takes no writes");
                 }
@@ -69,6 +69,8 @@ mod tests {
         assert_eq!(writes.problem().as_deref(), Some("no space"));
         writes.note(&Ok(Outcome::Committed(7)));
         assert_eq!(writes.problem(), None);
+        writes.note(&Err(StoreError::TakesNoWrites("its quota is used up".to_owned())));
+        assert_eq!(writes.problem().as_deref(), Some("its quota is used up"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,11 +1,19 @@
 //! Giving up the oldest records: by age, by size, and on demand.
 
+use std::sync::Arc;
+
 use walser_model::{Offset, Timestamp, whole_millis};
 
 use super::{Condition, Log, LogError};
+use crate::segment::Segment;
+
+/// Segments that one call removes at most: each may take the disk some milliseconds, and whoever has the log has it for
+/// as long.
+const REMOVED_AT_ONCE: usize = 32;
 
 impl Log {
-    /// Raises the log start to `before` and removes the segments that lie wholly below it.
+    /// Raises the log start to `before` and removes segments that lie wholly below it: a few, the rest is left to
+    /// [`Log::remove_deleted`].
     ///
     /// # Errors
     /// [`LogError::OutOfRange`] above the log end. A lower value than the present start changes nothing.
@@ -37,8 +45,27 @@ impl Log {
         Ok(before)
     }
 
-    /// Removes segments below `up_to` (exclusive) by age and size, oldest first, and returns how many. With `trusted`
-    /// false the wall clock `now` is not believed, and only the size counts. What cannot be read is kept, with
+    /// Whether there are segments below the log start whose files are still there.
+    pub fn has_deleted(&self) -> bool {
+        !self.deleted.is_empty()
+    }
+
+    /// Goes on removing segments that lie below the log start, a few at a time.
+    ///
+    /// # Errors
+    /// I/O errors while removing; what was removed stays so.
+    pub fn remove_deleted(&mut self) -> Result<(), LogError> {
+        if self.deleted.is_empty() {
+            return Ok(());
+        }
+        // An earlier process may have begun the deletion.
+        self.write_marks()?;
+        self.sync_marks()?;
+        self.remove_segments_below(self.log_start())
+    }
+
+    /// Removes segments below `up_to` (exclusive) by age and size, oldest first and a few at a time, and returns how
+    /// many. With `trusted` false the wall clock `now` is not believed, and only the size counts. What cannot be read is kept, with
     /// everything behind it: its age is not known. While an extension runs the last segment stays.
     ///
     /// # Errors
@@ -47,11 +74,15 @@ impl Log {
         if self.condition != Condition::Healthy {
             return Ok(0);
         }
-        self.finish_deletion()?;
+        let left_before = self.deleted.len();
+        self.remove_deleted()?;
+        if self.has_deleted() {
+            return Ok(left_before.saturating_sub(self.deleted.len()));
+        }
         let segments = self.state.segments().clone();
         let mut total: u64 = segments.iter().map(|segment| segment.size()).sum();
         let mut keep_from = None;
-        for (at, segment) in segments.iter().enumerate() {
+        for (at, segment) in segments.iter().enumerate().take(REMOVED_AT_ONCE) {
             let last = at + 1 == segments.len();
             if last && self.extension_running() {
                 break;
@@ -75,10 +106,10 @@ impl Log {
             keep_from = Some(end);
         }
         let Some(keep_from) = keep_from else { return Ok(0) };
-        let before = segments.len();
+        let below = |segments: &[Arc<Segment>]| segments.iter().filter(|segment| segment.base < keep_from).count();
+        let before = below(&segments);
         self.delete_records(keep_from, now)?;
-        let left = self.state.segments().iter().filter(|segment| segment.base < keep_from).count();
-        Ok(before.saturating_sub(left))
+        Ok(before.saturating_sub(below(&self.state.segments())))
     }
 
     /// Whether [`Log::apply_retention`] may have something to do. Nothing here waits for the disk: what is not in memory may
@@ -156,28 +187,18 @@ impl Log {
         }
     }
 
-    /// Finishes a deletion that an earlier process has begun.
-    fn finish_deletion(&mut self) -> Result<(), LogError> {
-        if self.deleted.is_empty() {
-            return Ok(());
-        }
-        self.write_marks()?;
-        self.sync_marks()?;
-        self.remove_segments_below(self.log_start())
-    }
-
     /// The log start is durable.
     fn remove_segments_below(&mut self, offset: Offset) -> Result<(), LogError> {
         let mut gone = std::mem::take(&mut self.deleted);
         {
             let mut segments = self.state.segments_mut();
-            while segments.len() > 1 && segments[1].base <= offset {
-                gone.push(segments.remove(0));
-            }
+            let below = segments.iter().skip(1).take_while(|next| next.base <= offset).count();
+            gone.extend(segments.drain(..below));
         }
+        self.deleted = gone.split_off(gone.len().min(REMOVED_AT_ONCE));
         let failed = gone.iter().enumerate().find_map(|(at, segment)| Some((at, segment.remove().err()?)));
         if let Some((at, error)) = failed {
-            self.deleted = gone.split_off(at);
+            drop(self.deleted.splice(..0, gone.drain(at..)));
             return Err(error.into());
         }
         // The first epoch starts at the log start, which says it a second time where the marks are lost.

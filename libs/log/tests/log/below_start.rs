@@ -133,3 +133,45 @@ fn what_is_too_much_to_be_kept_does_not_count_as_set_aside() {
     assert_eq!(site.disk.open(&kept.path, Open::Read).unwrap().len().unwrap(), kept.bytes);
     assert!((60 << 20..=64 << 20).contains(&kept.bytes) && kept.cut > 64 << 20, "{kept:?} of {end}");
 }
+
+fn segments(site: &Site) -> usize {
+    let entries = site.disk.list(site.log.dir()).unwrap();
+    entries.iter().filter(|entry| entry.name.ends_with(".log")).count()
+}
+
+/// Whoever has the log has it for as long as a call takes.
+#[test]
+fn a_few_segments_are_removed_at_a_time_also_after_a_restart() {
+    let config = LogConfig { segment_bytes: 400, ..config() };
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config.clone());
+    for _ in 0..200 {
+        site.append(&[vec![7; 300]]).unwrap();
+    }
+    site.flush().unwrap();
+    assert_eq!(segments(&site), 200);
+    assert_eq!(site.log.delete_records(Offset(150), 0).unwrap(), Offset(150), "all of them are deleted at once");
+    assert!(site.log.has_deleted() && (110..200).contains(&segments(&site)), "{}", segments(&site));
+    site.check_contents();
+    let disk = site.disk.lose_power(PowerLoss::Everything);
+    site.restart_on(disk, config.clone());
+    assert_eq!(site.log.log_start(), Offset(150));
+    let mut calls = 0;
+    while site.log.has_deleted() {
+        let before = segments(&site);
+        site.log.remove_deleted().unwrap();
+        assert!((1..=40).contains(&(before - segments(&site))));
+        calls += 1;
+    }
+    assert_eq!((segments(&site), calls), (50, 4));
+    site.check_contents();
+
+    site.log.configure(LogConfig { retention: None, retention_bytes: Some(0), ..config });
+    let end = site.log.log_end();
+    let removed = site.log.apply_retention(0, false, end).unwrap();
+    assert!((1..=40).contains(&removed) && site.log.retention_due(0, false, end), "{removed}");
+    while site.log.retention_due(0, false, end) {
+        assert!(site.log.apply_retention(0, false, end).unwrap() > 0);
+    }
+    assert_eq!(segments(&site), 1);
+    site.check_contents();
+}

@@ -27,6 +27,9 @@ pub(crate) enum Fault {
     Refused(String),
     /// It may have been applied.
     Unknown(String),
+    /// The quota is used up. A write may have been applied all the same: the one that uses it up is, and is then answered
+    /// like those that are refused.
+    NoSpace(String),
     /// The token is over, or of another member: nothing was applied, and a new one helps.
     Token(String),
     /// The revision is compacted.
@@ -64,7 +67,7 @@ impl Fault {
             return Self::Token(text.to_owned());
         }
         if says("database space exceeded") {
-            return Self::Refused(format!("{text}: {NO_SPACE}"));
+            return Self::NoSpace(format!("{text}: {NO_SPACE}"));
         }
         let not_sent = ["tcp connect error", "dns error"].iter().any(|part| with_cause.contains(part));
         // A member can be behind when users are asked for.
@@ -82,9 +85,11 @@ impl Fault {
     /// What it means for a read, which changes nothing.
     pub(crate) fn of_read(self) -> StoreError {
         match self {
-            Self::Elsewhere(text) | Self::Refused(text) | Self::Unknown(text) | Self::Token(text) => {
-                StoreError::Unavailable(text)
-            }
+            Self::Elsewhere(text)
+            | Self::Refused(text)
+            | Self::Unknown(text)
+            | Self::NoSpace(text)
+            | Self::Token(text) => StoreError::Unavailable(text),
             Self::Compacted => StoreError::Compacted { kept_from: 0 },
             Self::Future => StoreError::Invalid("the revision does not exist yet".to_owned()),
             Self::NoLease => StoreError::NoLease(0),
@@ -95,6 +100,7 @@ impl Fault {
     pub(crate) fn of_write(self) -> StoreError {
         match self {
             Self::Unknown(text) => StoreError::Unknown(text),
+            Self::NoSpace(text) => StoreError::TakesNoWrites(text),
             other => other.of_read(),
         }
     }
@@ -110,4 +116,19 @@ pub(crate) fn text_of(error: &Error) -> String {
     let text = status.message();
     let cause = last.filter(|cause| !text.contains(cause.as_str()));
     cause.map_or_else(|| text.to_owned(), |cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// etcd applies the transaction that uses up its quota, and answers it with this text, too.
+    #[test]
+    fn a_write_without_space_may_have_been_applied() {
+        let text = "etcdserver: mvcc: database space exceeded";
+        let fault = || Fault::of_status(RESOURCE_EXHAUSTED, text, text.to_owned());
+        let told = format!("{text}: {NO_SPACE}");
+        assert_eq!(fault().of_write(), StoreError::TakesNoWrites(told.clone()));
+        assert_eq!(fault().of_read(), StoreError::Unavailable(told));
+    }
 }

@@ -111,7 +111,11 @@ pub fn give_up<P: Clone>(
         return None;
     }
     if context.whole_besides(&record.state, node).is_some() {
-        let mut swept = sweep(context, record, node, ReplicaIntegrity::Unclean)?;
+        let swept = sweep(context, record, node, ReplicaIntegrity::Unclean);
+        // Where it does not count, its log is replaced in the next leader epoch.
+        let waits = record.state.leader.is_some() && record.state.replicas.contains(&node) && context.alive(node);
+        let unchanged = || waits.then(|| Decision::of_partition(context, record, record.state.clone(), [node]));
+        let mut swept = swept.or_else(unchanged)?;
         if let Some(Write::Partition(_, state)) = swept.writes.first_mut()
             && state.leader.is_some()
             && state.leader_epoch == leader_epoch

@@ -111,7 +111,10 @@ impl<W> Replica<W> {
         match self.machine {
             // It goes on for readers, until there is another one.
             Machine::Leads(_) => self.give_up(log, out),
-            Machine::Rests | Machine::Follows(_) => self.rest(out),
+            Machine::Rests | Machine::Follows(_) => {
+                self.rest(out);
+                self.give_up(log, out);
+            }
         }
     }
 
@@ -128,7 +131,8 @@ impl<W> Replica<W> {
     }
 
     /// Asks for another leader, where there can be one, until there is: the log of this one has failed or is damaged, or it
-    /// cannot lead in the epoch of the metadata. A follower with a damaged log asks not to be counted.
+    /// cannot lead in the epoch of the metadata. A follower with a damaged log asks not to be counted, and for a leader epoch
+    /// in which its log can be replaced; so does one with page cache not to be counted whose log has failed.
     fn give_up(&mut self, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {
         let Some(known) = self.known.as_ref().filter(|known| !known.alone()) else { return };
         let wanted = match &self.machine {
@@ -141,7 +145,12 @@ impl<W> Replica<W> {
             Machine::Rests | Machine::Follows(_) => match self.role() {
                 // A restart can help, where there is nobody else.
                 Role::Lead => !self.failed || known.others_count(self.node),
-                Role::Follow => log.damaged() && known.counts(self.node),
+                // Its log is replaced in the next leader epoch, which nothing else need bring.
+                Role::Follow if log.damaged() => {
+                    known.counts(self.node) || matches!(self.machine, Machine::Rests) && !self.failed
+                }
+                // What has counted from the page cache may be lost.
+                Role::Follow => self.failed && self.lazy && known.counts(self.node),
                 Role::Rest | Role::Gone => false,
             },
         };

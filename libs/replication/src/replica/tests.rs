@@ -211,6 +211,23 @@ fn a_log_that_fails_gives_up_the_lead() {
     assert_eq!(tested.replica.candidate(&tested.log), None);
 }
 
+/// What a follower has acknowledged from the page cache may be lost when its log fails, with fsync not.
+#[test]
+fn a_follower_with_page_cache_whose_log_fails_asks_not_to_be_counted() {
+    let mut with_fsync = told(OTHER);
+    assert_eq!(step(&mut with_fsync, ReplicaEvent::LogFailed), [Act::Rest]);
+    assert_eq!(step(&mut with_fsync, ReplicaEvent::Tick), []);
+    let mut tested = told(OTHER);
+    step(&mut tested, ReplicaEvent::Configured { durability: Durability::PageCache });
+    assert_eq!(step(&mut tested, ReplicaEvent::LogFailed), [Act::Rest, Act::GiveUp]);
+    assert_eq!(step(&mut tested, ReplicaEvent::Tick), [Act::GiveUp], "nobody need have heard it");
+    let mut without = partition(OTHER, 5);
+    without.set_isr(std::iter::once(OTHER).collect());
+    without.elr.remove(SELF);
+    assert_eq!(install(&mut tested, without, 61), []);
+    assert_eq!(step(&mut tested, ReplicaEvent::Tick), [], "nobody counts on it");
+}
+
 #[test]
 fn what_was_given_up_is_not_acknowledged_by_what_takes_its_place() {
     let mut tested = starting(TestLog::new(10, 10));
@@ -276,12 +293,14 @@ fn a_damaged_log_is_replaced_once_nobody_counts_on_it() {
     without.elr = std::iter::once(SELF).collect();
     assert_eq!(install(&mut tested, without.clone(), 61), [Act::GiveUp], "it is eligible");
     without.elr.remove(SELF);
-    assert_eq!(install(&mut tested, without.clone(), 62), [], "the leader may count on what was acknowledged before");
+    let asks = install(&mut tested, without.clone(), 62);
+    assert_eq!(asks, [Act::GiveUp], "the leader may count on what was acknowledged before: it asks for another epoch");
     without.leader_epoch = LeaderEpoch(5);
     let opens = install(&mut tested, without.clone(), 63);
     let [Act::Follow { .. }, Act::Follower(FollowerAction::Open(open))] = opens[..] else { panic!("{opens:?}") };
     assert!(open.damaged, "the leader hears what it has");
     assert_eq!(install(&mut tested, without.clone(), 64), [], "it waits for the copy");
+    assert_eq!(step(&mut tested, ReplicaEvent::Tick), [], "it waits for the copy");
     let offered = ReplicaEvent::CopyOffered { leader_epoch: LeaderEpoch(5), open: open.id };
     let copies = step(&mut tested, offered);
     let [Act::Copy { work }] = copies[..] else { panic!("{copies:?}") };
@@ -292,6 +311,23 @@ fn a_damaged_log_is_replaced_once_nobody_counts_on_it() {
     tested.log.damaged = false;
     let opens = step(&mut tested, ReplicaEvent::WorkDone { work });
     assert!(matches!(opens[..], [Act::Follower(FollowerAction::Open(_))]), "{opens:?}");
+}
+
+#[test]
+fn a_follower_that_is_found_damaged_while_nobody_counts_on_it_asks_for_another_leader_epoch() {
+    let mut tested = told(OTHER);
+    let mut without = partition(OTHER, 4);
+    without.set_isr(std::iter::once(OTHER).collect());
+    without.elr.remove(SELF);
+    install(&mut tested, without.clone(), 61);
+    tested.log.damaged = true;
+    assert_eq!(step(&mut tested, ReplicaEvent::LogDamaged), [Act::Rest, Act::GiveUp]);
+    assert_eq!(step(&mut tested, ReplicaEvent::Tick), [Act::GiveUp], "nobody need have heard it");
+    without.leader_epoch = LeaderEpoch(5);
+    let opens = install(&mut tested, without, 62);
+    let [Act::Follow { .. }, Act::Follower(FollowerAction::Open(open))] = opens[..] else { panic!("{opens:?}") };
+    assert!(open.damaged, "the leader sends it a copy");
+    assert_eq!(step(&mut tested, ReplicaEvent::Tick), []);
 }
 
 #[test]

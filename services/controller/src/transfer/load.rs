@@ -21,7 +21,9 @@ pub(super) async fn write(store: &dyn Metastore, txn: &Txn) -> Result<bool, Stor
     for _ in 0..ATTEMPTS_MAX {
         match store.transact(txn.clone()).await {
             Ok(outcome) => return Ok(matches!(outcome, Outcome::Committed(_))),
-            Err(error @ (StoreError::Unknown(_) | StoreError::Unavailable(_))) => last = error,
+            Err(error @ (StoreError::Unknown(_) | StoreError::TakesNoWrites(_) | StoreError::Unavailable(_))) => {
+                last = error;
+            }
             Err(error) => return Err(error),
         }
     }

@@ -14,8 +14,9 @@ use super::disk_job::DiskTask;
 use super::maintenance::{Maintenance, Outcome, Returned, Task};
 use super::{Command, Partition, Shard};
 
-/// Partitions of a shard that are away at once for what nobody waits for.
-const UPKEEP_AWAY_MAX: usize = 4;
+/// Partitions of a shard that are away at once for what nobody waits for: one thread does that, and those that would only
+/// queue for it are better here.
+const UPKEEP_AWAY_MAX: usize = 1;
 
 /// What is kept for a partition until it is back.
 #[derive(Debug, Default)]
@@ -51,15 +52,21 @@ impl Shard {
         self.submit(DiskTask::Maintain(Box::new(maintenance)));
     }
 
-    /// Has upkeep done, for a few partitions at a time: one that waits for its turn is here, and not away.
+    /// Has upkeep done, for one partition at a time: one that waits for its turn is here, and not away.
     pub(super) fn lend_for_upkeep(&mut self) {
         if self.context.writes_refused().is_some() {
             self.upkeep_due.clear();
         }
-        while self.upkeep_away < UPKEEP_AWAY_MAX {
+        for _ in 0..self.upkeep_due.len() {
+            if self.upkeep_away >= UPKEEP_AWAY_MAX {
+                return;
+            }
             let Some((id, task)) = self.upkeep_due.pop_front() else { return };
             if self.partitions.contains_key(&id) {
                 self.lend(id, task);
+            } else if self.away.contains_key(&id) {
+                // It is away for something else, and has its turn when it is back.
+                self.upkeep_due.push_back((id, task));
             }
         }
     }
@@ -110,7 +117,12 @@ impl Shard {
         self.opening_files -= usize::from(opens_files);
         self.upkeep_away -= usize::from(upkeep);
         match outcome {
-            Outcome::Kept(partition) => self.attach(id, partition),
+            Outcome::Kept(mut partition) => {
+                if let Some(task) = partition.take_left() {
+                    self.upkeep_due.push_back((id, task));
+                }
+                self.attach(id, partition);
+            }
             Outcome::Opened { log, metadata } => {
                 self.adopt(*log);
                 self.install(metadata);
@@ -121,7 +133,6 @@ impl Shard {
         for command in deferred {
             self.perform(command);
         }
-        self.lend_for_upkeep();
     }
 
     /// Takes a log into the shard's care.

@@ -27,8 +27,10 @@ pub(crate) enum Task {
     Open { metadata: Box<PartitionMetadata>, tries: u32 },
     /// Make the log ready for the first write that waits.
     Prepare,
-    /// Remove what is too old or too much, and maybe close a segment for its age; is the wall clock believed?
+    /// Remove some of what is too old or too much, and maybe close a segment for its age; is the wall clock believed?
     Retain { trusted: bool, close_old: bool },
+    /// Remove some of the segments below the log start.
+    RemoveDeleted,
     /// Close the files of a partition that nobody writes.
     ReleaseIdle,
     /// Begin a compaction.
@@ -37,6 +39,8 @@ pub(crate) enum Task {
     TakeStep { compacting: Box<Compacting>, step: CompactionStep },
     /// Write down that the log is damaged.
     KeepDamage,
+    /// Write down that the log has failed.
+    KeepFailure,
     /// Look for files that were not found.
     LookForFiles,
     /// Raise the log start.
@@ -106,10 +110,12 @@ impl Task {
             Self::Open { .. }
             | Self::Prepare
             | Self::Retain { .. }
+            | Self::RemoveDeleted
             | Self::ReleaseIdle
             | Self::BeginCompaction { .. }
             | Self::TakeStep { .. }
             | Self::KeepDamage
+            | Self::KeepFailure
             | Self::LookForFiles
             | Self::Trim { .. }
             | Self::DeleteRecords { .. } => false,
@@ -124,11 +130,14 @@ impl Task {
     fn lane(&self) -> DiskLane {
         match self {
             Self::Prepare => DiskLane::Prepare,
-            Self::Retain { .. } | Self::ReleaseIdle | Self::BeginCompaction { .. } | Self::TakeStep { .. } => {
-                DiskLane::Upkeep
-            }
+            Self::Retain { .. }
+            | Self::RemoveDeleted
+            | Self::ReleaseIdle
+            | Self::BeginCompaction { .. }
+            | Self::TakeStep { .. } => DiskLane::Upkeep,
             Self::Open { .. }
             | Self::KeepDamage
+            | Self::KeepFailure
             | Self::LookForFiles
             | Self::Trim { .. }
             | Self::Truncate { .. }
@@ -174,10 +183,12 @@ fn maintain(mut partition: Box<Partition>, task: Task, context: &ShardContext) -
     match task {
         Task::Prepare => partition.prepare(context),
         Task::Retain { trusted, close_old } => partition.retain(context, trusted, close_old),
+        Task::RemoveDeleted => partition.remove_deleted(context),
         Task::ReleaseIdle => partition.release_idle(context),
         Task::BeginCompaction { turn, due } => partition.begin_compaction(turn, due, context),
         Task::TakeStep { compacting, step } => partition.take_step(compacting, step, context),
         Task::KeepDamage => partition.keep_damage(context),
+        Task::KeepFailure => partition.keep_failure(context),
         Task::LookForFiles => partition.look_for_files(context),
         Task::DeleteRecords { before, reply } => partition.delete_records(before, reply, context),
         Task::Trim { before } => partition.trim(before, context),

@@ -10,6 +10,7 @@ mod flushing;
 mod following;
 mod kept_log;
 mod pushing;
+mod removing;
 mod replica;
 
 use std::collections::VecDeque;
@@ -43,6 +44,7 @@ pub(crate) use append_time::next_append_time;
 pub(crate) use damage::Repaired;
 use damage::refusal_of;
 use kept_log::KeptLog;
+use removing::Left;
 pub(crate) use replica::PartitionMetadata;
 
 /// At most this much is written at once.
@@ -83,6 +85,10 @@ pub(crate) struct Partition {
     expired: ExpiredRecords,
     /// Deletions that other replicas have not carried out.
     deletions: Vec<Deletion>,
+    /// When it is to be written down that the log has failed, in monotonic time.
+    keep_failure_at: Option<Duration>,
+    /// What the last removal has left to the next one.
+    left: Option<Left>,
     /// A compaction that is to go on.
     pub(crate) compacting: Option<Box<Compacting>>,
     /// Monotonic time before which the next one does not begin.
@@ -153,6 +159,8 @@ impl Partition {
             unprepared: None,
             expired: ExpiredRecords::default(),
             deletions: Vec::new(),
+            keep_failure_at: None,
+            left: None,
             compacting: None,
             compaction_at: Duration::ZERO,
             last_write: Duration::ZERO,
@@ -457,32 +465,6 @@ impl Partition {
                     refusal_of(error, &self.handle, context)
                 }
             }
-        }
-    }
-
-    /// Removes what retention does not keep, and with `close_old` closes a segment for its age first. `trusted`: is the wall
-    /// clock believed? Blocks as long as the disk takes.
-    pub(crate) fn retain(&mut self, context: &ShardContext, trusted: bool, close_old: bool) {
-        let (partition, now) = (context.named(self.log.partition()), context.clock.now_millis());
-        // The clock may have jumped since this was decided.
-        let trusted = trusted && context.retention_clock.is_trusted(&*context.clock);
-        let rested = self.log.open_files() == 0;
-        if close_old && let Err(error) = self.log.close_old_segment(now) {
-            tracing::warn!(%partition, %error, "an old segment could not be closed");
-        }
-        match self.log.apply_retention(now, trusted, self.handle.high_watermark()) {
-            Ok(0) => {}
-            Ok(removed) => tracing::info!(%partition, removed, "segments removed by retention"),
-            Err(error) => tracing::warn!(%partition, %error, "retention did not finish"),
-        }
-        self.step(ReplicaEvent::LogChanged, context);
-        if let Condition::Corrupt { from } = *self.log.condition() {
-            self.note_damage(from, context);
-            self.keep_damage(context);
-        }
-        self.log.release_closed_segments();
-        if rested && self.log.open_files() > 0 {
-            self.release_idle(context);
         }
     }
 

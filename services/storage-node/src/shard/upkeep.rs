@@ -70,6 +70,8 @@ impl Shard {
         for id in self.flushes_due.take_due(now) {
             self.submit_disk_jobs(id);
         }
+        // At the end of a turn: one that has come back in it has served what waited for it.
+        self.lend_for_upkeep();
         let mut next = self.upkeep.retention_at.min(self.upkeep.idle_at);
         if !self.ticking.is_empty() {
             next = next.min(self.upkeep.tick_at);
@@ -100,6 +102,8 @@ impl Shard {
                 due.push_back((*id, Task::Retain { trusted, close_old }));
             }
         }
+        let left = self.partitions.iter().filter(|(_, found)| !found.leads() && found.log.has_deleted());
+        due.extend(left.map(|(id, _)| (*id, Task::RemoveDeleted)));
         // Those that are left of the pass before are among them.
         self.upkeep_due = due;
         self.lend_for_upkeep();

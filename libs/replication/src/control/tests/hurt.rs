@@ -44,6 +44,11 @@ fn who_gives_up_is_not_proposed_again_on_what_it_has_acknowledged() {
     let state = written(give_up(&context, &whole, NodeId(1), LeaderEpoch(7)).unwrap());
     assert_eq!((state.leader, state.leader_epoch, state.isr), (Some(NodeId(2)), LeaderEpoch(8), ids(&[2, 3])));
     assert_eq!(give_up(&context, &whole, NodeId(2), LeaderEpoch(6)), None, "it was said of another epoch");
+    let without = record(&[1, 2, 3], &[1, 3], 2);
+    let state = written(give_up(&context, &without, NodeId(2), LeaderEpoch(7)).unwrap());
+    assert_eq!((state.leader, state.leader_epoch), (Some(NodeId(1)), LeaderEpoch(8)), "its log is replaced in it");
+    assert_eq!(state.isr, ids(&[1, 3]));
+    assert_eq!(give_up(&context, &without, NodeId(9), LeaderEpoch(7)), None, "it has no replica");
     let mut others_down = context.clone();
     [2, 3].into_iter().for_each(|node| fenced(&mut others_down, node));
     let state = written(give_up(&others_down, &whole, NodeId(1), LeaderEpoch(7)).unwrap());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use walser_log::{Condition, LogError};
-use walser_model::{Acks, Offset, Timestamp, TimestampType};
+use walser_model::{Acks, Durability, Offset, Timestamp, TimestampType};
 use walser_record_batch::BatchHeader;
 use walser_replication::{Leader, ReplicaEvent, Write, WriteOutcome};
 use walser_rpc::{ApiError, BatchAppended, Effect, Reason};
@@ -17,8 +17,8 @@ use crate::shard::{AppendJob, ShardContext};
 #[derive(Debug)]
 pub(super) struct Waiting {
     job: AppendJob,
-    /// What is answered when it counts, or why it was refused.
-    answer: Result<BatchAppended, ApiError>,
+    /// Why it was refused, or where its batch is in the log and in which form that counted when it was appended.
+    appended: Result<(InLog, Durability), ApiError>,
     /// Bytes of its batch, once its room was given up. `None`: it holds its room.
     released: Option<usize>,
 }
@@ -45,35 +45,33 @@ impl InLog {
 impl Partition {
     /// A write waits for its outcome from `now` on: its batch is in the log, or it was refused behind others.
     pub(super) fn wait(&mut self, now: Duration, job: AppendJob, in_log: Result<InLog, ApiError>) {
+        let acks = job.acks;
         let write = match in_log {
             Ok(in_log) => {
                 let InLog { next_offset: end, repeated, .. } = in_log;
-                let (acks, answer) = (job.acks, Ok(self.answer_for(&job, in_log)));
-                Write::Appended { write: Waiting { job, answer, released: None }, end, acks, repeated }
+                let durability = self.replica.leader().map(Leader::durability).unwrap_or_default();
+                let write = Waiting { job, appended: Ok((in_log, durability)), released: None };
+                Write::Appended { write, end, acks, repeated }
             }
-            Err(refused) => {
-                let acks = job.acks;
-                Write::Refused { write: Waiting { job, answer: Err(refused), released: None }, acks }
-            }
+            Err(refused) => Write::Refused { write: Waiting { job, appended: Err(refused), released: None }, acks },
         };
         self.replica.wait(now, write);
     }
 
-    fn answer_for(&self, job: &AppendJob, in_log: InLog) -> BatchAppended {
+    /// What a write is answered that is acknowledged now. `durability`: what counted when it was appended. Replicas may
+    /// have left the in-sync set since, and the topic's durability may have changed: the weaker of the two is told.
+    fn answer_for(&self, acks: Acks, in_log: InLog, durability: Durability) -> BatchAppended {
         let stamped = self.config.timestamp_type == TimestampType::LogAppendTime;
         let leader = self.replica.leader();
-        let durability = match job.acks {
-            Acks::None => None,
-            Acks::Leader | Acks::All => Some(leader.map(Leader::durability).unwrap_or_default()),
-        };
-        let copies = leader.map_or(0, |leader| leader.copies(job.acks));
+        let durability = durability.weaker(leader.map_or(durability, Leader::durability));
+        let copies = leader.map_or(0, |leader| leader.copies(acks));
         BatchAppended {
             base_offset: in_log.base_offset,
             log_append_time: stamped.then_some(in_log.max_timestamp),
             log_start: self.log.log_start(),
             leader_epoch: self.epoch(),
             duplicate: in_log.repeated,
-            durability,
+            durability: (acks != Acks::None).then_some(durability),
             copies: i32::try_from(copies).unwrap_or(i32::MAX),
         }
     }
@@ -87,11 +85,12 @@ impl Partition {
         why: Option<&ApiError>,
         context: &ShardContext,
     ) {
-        let Waiting { job, answer, released } = waiting;
+        let Waiting { job, appended, released } = waiting;
         self.released_bytes -= released.unwrap_or(0);
-        let failure = match (answer, outcome) {
+        let failure = match (appended, outcome) {
             (Err(refused), _) => refused,
-            (Ok(answer), WriteOutcome::Acknowledged) => {
+            (Ok((in_log, durability)), WriteOutcome::Acknowledged) => {
+                let answer = self.answer_for(job.acks, in_log, durability);
                 let AppendJob { reply, permit, batch, .. } = job;
                 drop((permit, batch));
                 return reply.answer(Ok(answer));
@@ -137,7 +136,12 @@ impl Partition {
     pub(super) fn note_failure(&mut self, context: &ShardContext) {
         match self.log.condition() {
             Condition::Corrupt { .. } => self.step(ReplicaEvent::LogDamaged, context),
-            Condition::Failed { .. } if !self.replica.failed() => self.step(ReplicaEvent::LogFailed, context),
+            Condition::Failed { .. } if !self.replica.failed() => {
+                if self.replica.lazy() {
+                    self.keep_failure_at = Some(context.clock.monotonic());
+                }
+                self.step(ReplicaEvent::LogFailed, context);
+            }
             Condition::Healthy | Condition::Failed { .. } => {}
         }
     }

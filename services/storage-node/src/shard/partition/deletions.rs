@@ -57,6 +57,7 @@ impl Partition {
         }
         let deleted = self.log.delete_records(before, context.clock.now_millis());
         deleted.map_err(|error| refusal_of(&error, &self.handle, context))?;
+        self.note_left();
         self.step(ReplicaEvent::LogChanged, context);
         Ok(())
     }

@@ -13,6 +13,8 @@ use crate::shard::ShardContext;
 const FLUSH_RETRY: Duration = Duration::from_millis(20);
 /// Time after which one that found no space is tried again.
 const SPACE_RETRY: Duration = Duration::from_secs(1);
+/// Time after which it is tried again to write down that a log has failed.
+const KEEP_AGAIN: Duration = Duration::from_secs(5);
 
 impl Partition {
     /// The flush that is due now, if any.
@@ -70,6 +72,16 @@ impl Partition {
             None => self.config.flush_interval,
         };
         (lazy && self.log.dirty() && !self.log.flush_running()).then(|| self.last_flush + after)
+    }
+
+    /// Writes down that the log has failed: what has counted from the page cache may be lost with the next start. Blocks as
+    /// long as the disk takes.
+    pub(crate) fn keep_failure(&mut self, context: &ShardContext) {
+        if let Err(error) = context.directory.note_failed_log() {
+            let partition = context.named(self.log.partition());
+            tracing::warn!(%partition, %error, "it is not written down that the log has failed");
+            self.keep_failure_at = Some(context.clock.monotonic() + KEEP_AGAIN);
+        }
     }
 
     /// Takes the outcome of a flush.

@@ -131,7 +131,7 @@ impl Partition {
 
     /// Whether something is to be done that has to wait for the disk.
     pub(crate) fn has_errand(&self) -> bool {
-        self.following.errand.is_some() || self.following.trim.is_some()
+        self.following.errand.is_some() || self.following.trim.is_some() || self.keep_failure_at.is_some()
     }
 
     pub(super) fn truncate_later(&mut self, work: WorkId, to: Offset) {
@@ -221,6 +221,10 @@ impl Partition {
 
     /// What is to be done with the log and has to wait for the disk, or for the leader.
     pub(crate) fn next_task(&mut self, context: &ShardContext) -> Option<Task> {
+        let now = context.clock.monotonic();
+        if self.keep_failure_at.take_if(|at| now >= *at).is_some() {
+            return Some(Task::KeepFailure);
+        }
         if context.writes_refused().is_some() {
             return None;
         }
@@ -381,6 +385,8 @@ impl Partition {
         if let Err(error) = self.log.delete_records(before, context.clock.now_millis()) {
             tracing::warn!(partition = %context.named(self.log.partition()), %error, "what the leader has deleted stays");
             self.following.trim_failed = Some((before, context.clock.monotonic() + TRIM_AGAIN));
+        } else {
+            self.note_left();
         }
         self.note_failure(context);
         self.step(ReplicaEvent::LogChanged, context);

@@ -160,6 +160,8 @@ impl Partition {
         while let Some(action) = actions.pop_front() {
             match action {
                 ReplicaAction::Lead { epoch, high_watermark } => {
+                    // The leaders before have stamped what came from them.
+                    self.last_append_time = self.last_append_time.max(self.log.append_time());
                     self.log.begin_epoch(epoch, self.ticks());
                     self.log.note_high_watermark(high_watermark, epoch);
                     self.handle.stop_serving();

@@ -60,6 +60,32 @@ fn a_node_whose_cut_has_failed_and_that_is_elected_gives_up_the_lead() {
     assert!(stuck.is_empty(), "it neither leads nor gives up the lead: {stuck:?}");
 }
 
+/// The system drops what it could not write, and a process that is started again finds it in good order.
+#[test]
+fn a_follower_with_page_cache_whose_flush_fails_is_not_counted_now_and_told_after_a_restart() {
+    let boot = walser_log::BootId::of_system();
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    shard.context.directory.begin_run(boot).unwrap();
+    let outbox = with_outbox(&mut shard);
+    install(&mut shard, 1, 1, &[1, 2]);
+    flush(&mut shard);
+    turn(&mut shard);
+    let _write = append(&mut shard, 0, AppendPermit::uncounted());
+    install(&mut shard, 2, 2, &[1, 2]);
+    disk.fail_sync_after(0);
+    let found = shard.partitions.get_mut(&partition(0)).unwrap();
+    let outcome = found.log.begin_flush().unwrap().unwrap().run();
+    disk.fail_sync_after(u64::MAX);
+    shard.queue.push(Command::Flushed { partition: partition(0), outcome });
+    turn(&mut shard);
+    assert!(outbox.to_controller().take().given_up.contains_key(&partition(0)));
+    drop(shard);
+    let shard = shard_on(&disk.restart_process());
+    shard.context.directory.begin_run(boot).unwrap();
+    assert!(shard.context.directory.ended_unclean());
+}
+
 fn follows_again_after_a_copy(arrives: bool) -> bool {
     let mut shard = shard();
     let outbox = with_outbox(&mut shard);

@@ -58,6 +58,66 @@ fn a_write_that_other_replicas_do_not_confirm_is_answered_with_that() {
     assert_eq!((failure.reason(), failure.effect()), (Reason::NotEnoughReplicas, Effect::None), "{failure}");
 }
 
+/// What a write is answered that waits until the other replica has left the in-sync set, and the topic is as `then`.
+fn answered_after(before: Durability, then: Durability) -> walser_rpc::BatchAppended {
+    let mut shard = shard();
+    lead_with(&mut shard, 0, &[1, 2], before);
+    let waits = append(&mut shard, 0, AppendPermit::uncounted());
+    flush(&mut shard);
+    turn(&mut shard);
+    assert!(waits.lock().is_empty(), "the other replica has nothing yet");
+    let mut next = metadata(0, &[1, 2], TopicConfig { durability: then, ..TopicConfig::default() });
+    (next.state.isr, next.partition_epoch) = ([NODE].into_iter().collect(), 2);
+    shard.queue.push(Command::Install(Box::new(next)));
+    turn(&mut shard);
+    flush(&mut shard);
+    waits.lock().pop().unwrap().unwrap()
+}
+
+#[test]
+fn an_acknowledgement_says_the_copies_and_the_durability_of_its_own_time() {
+    use Durability::{Fsync, PageCache};
+    for (before, then, told) in [(Fsync, Fsync, Fsync), (Fsync, PageCache, PageCache), (PageCache, Fsync, PageCache)] {
+        let answer = answered_after(before, then);
+        assert_eq!((answer.copies, answer.durability), (1, Some(told)), "from {before:?} to {then:?}");
+    }
+}
+
+/// The clock of the leader before was ahead of this node's.
+#[test]
+fn log_append_time_does_not_go_back_when_another_node_leads() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    let stamped = TopicConfig {
+        timestamp_type: walser_model::TimestampType::LogAppendTime,
+        durability: Durability::PageCache,
+        ..TopicConfig::default()
+    };
+    let mut follows = metadata(0, &[1, 2], stamped.clone());
+    follows.state.leader = Some(NodeId(2));
+    shard.queue.push(Command::Install(Box::new(follows)));
+    turn(&mut shard);
+    let ahead = shard.context.clock.now_millis() + 60_000;
+    let mut builder = BatchBuilder::new(Compression::None, 0);
+    builder.append(&RecordFields { timestamp: 1, key: None, value: Some(b"of the leader before"), headers: &[] });
+    let mut batch = builder.build(Producer::NONE).to_vec();
+    let (header, body) = batch.split_at_mut(walser_record_batch::HEADER_LEN);
+    walser_record_batch::stamp_position(header, Offset(0), LeaderEpoch(1));
+    walser_record_batch::stamp_append_time(header, body, ahead);
+    let header = BatchHeader::parse(&batch).unwrap();
+    let log = &mut shard.partitions.get_mut(&partition(0)).unwrap().log;
+    log.append(&batch[..].into(), &[header], 1).map_err(|(_, error)| error).unwrap();
+    let mut next = metadata(0, &[1, 2], stamped);
+    (next.state.leader_epoch, next.partition_epoch) = (LeaderEpoch(2), 2);
+    next.state.isr = [NODE].into_iter().collect();
+    shard.queue.push(Command::Install(Box::new(next)));
+    turn(&mut shard);
+    let answers = append(&mut shard, 0, AppendPermit::uncounted());
+    flush(&mut shard);
+    let answer = answers.lock().pop().unwrap().unwrap();
+    assert!(answer.log_append_time >= Some(ahead), "{answer:?} is before {ahead}");
+}
+
 #[test]
 fn a_flush_for_which_a_write_waits_is_not_behind_those_for_which_none_does() {
     let mut shard = shard();

@@ -218,6 +218,52 @@ fn a_few_partitions_at_a_time_are_away_for_what_nobody_waits_for() {
 }
 
 #[test]
+fn a_partition_serves_while_many_of_its_segments_are_removed() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    for by_retention in [false, true] {
+        let mut shard = shard_on(&disk);
+        let number = i32::from(by_retention);
+        let config = |retention| TopicConfig {
+            segment_bytes: 2 << 10,
+            durability: Durability::PageCache,
+            retention,
+            ..TopicConfig::default()
+        };
+        lead_as(&mut shard, number, &[1], config(None));
+        for _ in 0..400 {
+            append(&mut shard, number, AppendPermit::uncounted());
+            flush(&mut shard);
+        }
+        let dir = shard.context.directory.partition_dir(partition(number));
+        let segments = || disk.list(&dir).unwrap().iter().filter(|entry| entry.name.ends_with(".log")).count();
+        assert!(segments() > 150, "{}", segments());
+        let (reply, _deleted) = oneshot::channel();
+        if by_retention {
+            lead_as(&mut shard, number, &[1], config(Some(Duration::from_secs(1))));
+            shard.apply_retention();
+        } else {
+            shard.queue.push(Command::DeleteRecords { partition: partition(number), before: Offset(400), reply });
+        }
+        only_turn(&mut shard);
+        let write = push(&mut shard, number, AppendPermit::uncounted());
+        let back = maintain(&shard);
+        shard.queue.push(back);
+        only_turn(&mut shard);
+        // The segment of the write may have to be made first.
+        if write.lock().is_empty() {
+            let back = maintain(&shard);
+            shard.queue.push(back);
+            only_turn(&mut shard);
+        }
+        assert!(take(&write).is_ok());
+        assert!(segments() > 100, "{} segments are left", segments());
+        turn(&mut shard);
+        assert!(segments() <= 2, "{} segments are left", segments());
+        stop(&mut shard);
+    }
+}
+
+#[test]
 fn a_stop_ends_also_when_the_threads_have_ended_before() {
     let disk = MemoryDisk::simulated(256 << 20);
     let mut shard = shard_on(&disk);
