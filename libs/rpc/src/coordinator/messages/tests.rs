@@ -46,13 +46,13 @@ fn every_request_arrives_as_it_was_sent() {
             subscription: subscription.clone(),
             session_timeout: Duration::from_millis(15_500),
             revocation_timeout: Duration::from_secs(30),
-            gateway: gateway.clone(),
+            gateway: Some(gateway.clone()),
         })),
         MemberRequest::Attach(Box::new(Attach {
             member: member(),
             subscription: Some(subscription),
             revocation_timeout: Some(Duration::from_secs(7)),
-            gateway: gateway.clone(),
+            gateway: Some(gateway.clone()),
         })),
         MemberRequest::Release { member: member(), released: current().assigned },
         MemberRequest::Commit(Commit { author, group: "g".parse().unwrap(), offsets: vec![offset] }),
@@ -114,6 +114,11 @@ fn what_is_no_request_is_refused() {
     let release = pbi::MemberRelease { member: Some(member_name(&member())), released: vec![topic] };
     assert_eq!(refused(Some(Request::Release(release))), Reason::FieldInvalid);
     let subscription = Some(pbi::MemberSubscription { assignor: "sticky".to_owned(), ..Default::default() });
-    let attach = pbi::MemberAttach { member: Some(member_name(&member())), subscription, revocation_timeout: None };
+    let attach = pbi::MemberAttach {
+        member: Some(member_name(&member())),
+        subscription,
+        revocation_timeout: None,
+        polls: false,
+    };
     assert_eq!(refused(Some(Request::Attach(attach))), Reason::AssignorUnsupported);
 }
