@@ -65,6 +65,9 @@ pub struct DecisionContext {
     /// Nodes that cannot write at present, as they have said: nobody hands a lead to them that another node can have. Not
     /// compared when a decision is written: it is advice.
     pub unwritable: NodeSet,
+    /// Those of them whose data directory has failed: it is gone, or the disk refuses everything. They do not count where
+    /// another node in service has everything. Advice, too.
+    pub failed: NodeSet,
     /// The start of the controller that decides.
     pub start: ControllerStart,
 }
@@ -150,6 +153,13 @@ impl DecisionContext {
     /// Another node in service that is known to have everything of a partition.
     fn whole_besides(&self, state: &PartitionState, node: NodeId) -> Option<NodeId> {
         state.whole().iter().find(|other| *other != node && self.alive(*other))
+    }
+
+    /// Whether a node's data directory has failed while another node in service, whose directory has not, has everything of
+    /// a partition.
+    fn is_lost_to(&self, state: &PartitionState, node: NodeId) -> bool {
+        let able = |other: NodeId| other != node && self.alive(other) && !self.failed.contains(other);
+        self.failed.contains(node) && state.whole().iter().any(able)
     }
 
     /// Whether a node may lead although it is about to stop: better than no leader.

@@ -54,17 +54,26 @@ pub(crate) struct Committer {
 
 /// Nodes that cannot write at present, as they have said with their last beat. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Unwritable(Arc<Mutex<NodeSet>>);
+pub(crate) struct Unwritable(Arc<Mutex<UnwritableNodes>>);
+
+#[derive(Debug, Default)]
+struct UnwritableNodes {
+    /// For any reason.
+    all: NodeSet,
+    /// Their data directory has failed.
+    failed: NodeSet,
+}
 
 impl Unwritable {
-    /// Notes what a node has said.
-    pub(crate) fn note(&self, node: NodeId, unwritable: bool) {
+    /// Notes what a node has said of its disk. True: whether its directory has failed is another than before.
+    pub(crate) fn note(&self, node: NodeId, full: bool, failed: bool) -> bool {
+        let set = |nodes: &mut NodeSet, contains: bool| match contains {
+            true => nodes.insert(node),
+            false => nodes.remove(node),
+        };
         let mut known = self.0.lock();
-        if unwritable {
-            known.insert(node);
-        } else {
-            known.remove(node);
-        }
+        set(&mut known.all, full || failed);
+        set(&mut known.failed, failed)
     }
 }
 
@@ -81,7 +90,10 @@ impl Committer {
         let epoch = self.lead.epoch()?;
         let view = self.views.load();
         let mut context = view.metadata.decision_context(epoch);
-        context.unwritable = self.unwritable.0.lock().clone();
+        {
+            let unwritable = self.unwritable.0.lock();
+            (context.unwritable, context.failed) = (unwritable.all.clone(), unwritable.failed.clone());
+        }
         context.start = self.start;
         Ok((view, context))
     }

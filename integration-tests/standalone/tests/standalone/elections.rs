@@ -6,9 +6,10 @@ use std::process::Output;
 use walser_client::Client;
 use walser_proto::v1 as pb;
 
+use crate::cluster_up::Up;
 use crate::faults::until;
 use crate::lag::value;
-use crate::replicated::{NODES, Nodes, all_in_sync, alone_in_sync, leader, leaderless, partitions};
+use crate::replicated::{NODES, Nodes, all_in_sync, alone_in_sync, create_replicated, leader, leaderless, partitions};
 use crate::server::{cli_at, place, record, values, write};
 
 fn elect(nodes: &Nodes, more: &[&str]) -> (Option<i32>, String) {
@@ -336,4 +337,28 @@ async fn nodes_that_run_on_while_the_metadata_becomes_older_are_refused_and_can_
 /// Whether the controller hands out producer ids.
 async fn write_works(client: &Client) -> bool {
     client.producer().init_producer(pb::InitProducerRequest::default()).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_directory_is_gone_keeps_no_lead_that_another_one_can_have() {
+    let (_dir, data) = place();
+    let up = Up::start_with(&data, &["--metastore", "embedded"]);
+    let client = up.client();
+    create_replicated(&client, "t", 1, 2).await;
+    all_in_sync(&client, "t").await;
+    write(&client, "t", 0, "acknowledged").await;
+    let lost = leader(&client, "t").await;
+    let others = [lost % NODES + 1, (lost + 1) % NODES + 1].map(|node| node.to_string());
+    // It is the last one in sync, while the others are eligible.
+    up.act_ok(&["kill", "storage-node", &others[0]]);
+    until(async || partitions(&client, "t").await[0].isr.len() == 2, "one is out of the in-sync set").await;
+    up.act_ok(&["kill", "storage-node", &others[1]]);
+    until(async || partitions(&client, "t").await[0].isr == [lost], "it alone is in sync").await;
+    std::fs::remove_dir_all(data.join(format!("storage-node-{lost}"))).unwrap();
+    others.iter().for_each(|node| up.act_ok(&["start", "storage-node", node]));
+    let led = async || partitions(&client, "t").await[0].leader.is_some_and(|leader| leader != lost);
+    until(led, "another one leads").await;
+    until(async || partitions(&client, "t").await[0].isr.len() == 2, "both others are in sync").await;
+    write(&client, "t", 0, "later").await;
+    assert_eq!(values(&client, "t", 0).await, ["acknowledged", "later"]);
 }

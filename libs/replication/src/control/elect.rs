@@ -87,8 +87,12 @@ pub(super) fn elect(context: &DecisionContext, state: &mut PartitionState) -> Op
         lead(context, state, Some(node));
         return Some(node);
     }
+    let eligible = || {
+        first(&state.elr, &|node| context.alive(node) && !context.failed.contains(node))
+            .or_else(|| first(&state.elr, &|node| context.alive(node)))
+    };
     if state.isr.is_empty()
-        && let Some(node) = first(&state.elr, &|node| context.alive(node))
+        && let Some(node) = eligible()
     {
         state.end_comparison();
         lead_of_eligible(context, state, node);

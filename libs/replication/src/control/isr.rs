@@ -22,7 +22,8 @@ pub enum Refusal {
     /// The set was proposed against an older one.
     #[error("the partition has changed since")]
     StalePartition,
-    /// A member is no replica, is fenced or stopping, or is not the incarnation that caught up.
+    /// A member is no replica, is fenced or stopping, has no data directory at present, or is not the incarnation that
+    /// caught up.
     #[error("node {0} cannot be in sync")]
     Ineligible(NodeId),
     /// The leader must be in its own set.
@@ -71,7 +72,7 @@ pub fn alter_isr<P: Clone>(
             continue;
         }
         let same = context.node(*node).is_some_and(|found| found.epoch == *epoch);
-        if !context.usable(*node) || !same {
+        if !context.usable(*node) || !same || context.is_lost_to(state, *node) {
             return Err(Refusal::Ineligible(*node));
         }
         added.push(*node);

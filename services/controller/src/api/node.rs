@@ -363,8 +363,10 @@ impl Controller {
             self.check_later(node, seen);
         }
         let (stats, stopping) = (beat.stats.unwrap_or_default(), beat.stopping);
-        let unwritable = stats.disks.iter().any(|disk| disk.full || disk.failed);
-        self.nodes.committer().unwritable.note(node, unwritable);
+        let (full, failed) = (stats.disks.iter().any(|disk| disk.full), stats.disks.iter().any(|disk| disk.failed));
+        if self.nodes.committer().unwritable.note(node, full, failed) {
+            self.bell.ring_for_all();
+        }
         let metadata_version = version;
         let session = Session { node_epoch, metadata_version, stats, stopping, ..Session::default() };
         self.heard(node, session);

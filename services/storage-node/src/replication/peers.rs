@@ -71,7 +71,7 @@ pub(crate) enum FromPeer {
     /// The leader says that the logs have parted.
     Diverged(Diverging),
     /// The leader offers its log.
-    CopyOffered { leader_epoch: LeaderEpoch, open: ReplicationSessionId },
+    CopyOffered { leader_epoch: LeaderEpoch, open: ReplicationSessionId, log_start: Offset },
     /// An open has come to nothing: its connection broke, it was refused, or what was pushed was damaged.
     Broken { open: ReplicationSessionId },
     /// The work of a copy has ended: with a log that is to take the place of this one, or with nothing.

@@ -13,6 +13,7 @@
 mod config;
 mod control;
 mod layout;
+mod lost_members;
 mod metastore;
 mod supervisor;
 mod upgrade;
@@ -57,7 +58,7 @@ async fn up(arguments: &ClusterUpArgs) -> Result<ExitCode, CliError> {
     let directory = ClusterDirectory::lock(&arguments.place.dir)?;
     let metastore = ClusterMetastore::decide(&directory, arguments)?;
     let processes = layout::plan(&directory, arguments, &metastore)?;
-    for left in directory.left_out(&processes) {
+    for left in directory.left_out(&processes)? {
         output::warning(&format!("{left} was a part of this cluster and is not started: what only it has is missing"));
     }
     let mut interrupts = Interrupts::listen()?;

@@ -150,10 +150,12 @@ async fn drain(arguments: &NodeDrainArgs) -> Result<ExitCode, CliError> {
 fn drained(node: &pb::Node, leads: i32) -> Result<ExitCode, CliError> {
     if leads > 0 {
         let leads = plural(i64::from(leads), "partition");
-        let text = format!("node {} still leads {leads}, which no other node can lead at present", node.id);
+        let text =
+            format!("node {} still leads {leads}: no other node is in sync there, in service and not drained", node.id);
         let help = format!(
-            "nobody serves these while it is away; it gives them away as soon as a replica is in sync on a node that is neither down nor \
-             drained. To end the drain: walser node uncordon {}",
+            "when it stops, a drained node that is in sync leads these; where there is none, they are not served while it is \
+             away. It gives them away as soon as a replica is in sync on a node that is neither down nor drained. To end \
+             the drain: walser node uncordon {}",
             node.id
         );
         return Err(CliError::failed(text).with_code(WRONG_STATE).with_help(help));

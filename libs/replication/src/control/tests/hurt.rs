@@ -236,3 +236,44 @@ fn a_leader_that_cannot_write_is_followed_by_one_in_sync_in_the_epoch_in_which_i
     assert_eq!(hand_over(&context, &whole, NodeId(2), LeaderEpoch(7)), None, "it does not lead");
     assert_eq!(hand_over(&context, &record(&[1, 2, 3], &[1], 1), NodeId(1), LeaderEpoch(7)), None);
 }
+
+#[test]
+fn a_node_whose_directory_has_failed_counts_nowhere_where_another_one_has_everything() {
+    let mut context = context();
+    context.failed = ids(&[3]);
+    context.unwritable = ids(&[3]);
+    let whole = record(&[3, 1, 2], &[3, 1, 2], 2);
+    let state = written(reconcile(&context, &whole, 2).unwrap());
+    assert_eq!((state.leader, state.isr), (Some(NodeId(1)), ids(&[1, 2])));
+    let mut proposed = record(&[1, 2, 3], &[1, 2], 2);
+    let proposal = proposal(&[(1, 11), (2, 12), (3, 13)]);
+    assert_eq!(alter_isr(&context, &proposed, &proposal), Err(Refusal::Ineligible(NodeId(3))));
+    proposed.state.isr = ids(&[1]);
+    assert!(reconcile(&context, &proposed, 2).is_none(), "it does not count");
+    // It alone is in sync, and others are eligible: nothing was committed without them.
+    let mut alone = record(&[3, 1, 2], &[3], 2);
+    alone.state.elr = ids(&[1, 2]);
+    let state = written(reconcile(&context, &alone, 2).unwrap());
+    assert_eq!((state.leader, &state.isr, &state.elr), (Some(NodeId(1)), &ids(&[1]), &ids(&[2])));
+    assert_eq!(state.last_known_elr, ids(&[3]));
+    alone.state.leader = None;
+    alone.state.isr = ids(&[]);
+    alone.state.elr = ids(&[1, 3]);
+    let state = written(reconcile(&context, &alone, 2).unwrap());
+    assert_eq!(state.leader, Some(NodeId(1)), "of the eligible not the one without a directory");
+}
+
+#[test]
+fn a_node_whose_directory_has_failed_goes_on_where_no_other_one_in_service_has_everything() {
+    let mut context = context();
+    context.failed = ids(&[3]);
+    let alone = record(&[3, 1, 2], &[3], 1);
+    assert_eq!(reconcile(&context, &alone, 1), None, "the others may have less");
+    let mut under = record(&[3, 1, 2], &[3], 2);
+    under.state.elr = ids(&[1, 2]);
+    fenced(&mut context, 1);
+    context.failed = ids(&[2, 3]);
+    assert_eq!(reconcile(&context, &under, 2), None, "one is down, the other has failed, too");
+    context.failed = ids(&[3]);
+    assert_eq!(written(reconcile(&context, &under, 2).unwrap()).leader, Some(NodeId(2)));
+}

@@ -13,7 +13,7 @@ use crate::replication::{BatchTrace, OpenAnswer};
 pub(super) enum FromLeader {
     Pushed(Frame, Bytes, Vec<pbi::BatchTrace>),
     Diverged(Diverging),
-    CopyOffered { leader_epoch: LeaderEpoch, open: ReplicationSessionId },
+    CopyOffered { leader_epoch: LeaderEpoch, open: ReplicationSessionId, log_start: Offset },
     Refused(ReplicationSessionId),
 }
 
@@ -164,7 +164,9 @@ pub(super) fn data_of(message: pbi::ReplicaData) -> Option<(TopicPartition, From
             let (epoch, end) = (LeaderEpoch(epoch), Offset(end_offset));
             FromLeader::Diverged(Diverging { leader_epoch, open, epoch, end })
         }
-        Content::Copy(pbi::ReplicaCopyOffer { .. }) => FromLeader::CopyOffered { leader_epoch, open },
+        Content::Copy(pbi::ReplicaCopyOffer { log_start_offset }) => {
+            FromLeader::CopyOffered { leader_epoch, open, log_start: Offset(log_start_offset) }
+        }
         Content::Refused(pbi::ReplicaRefusal {}) => FromLeader::Refused(open),
     };
     Some((partition, said))

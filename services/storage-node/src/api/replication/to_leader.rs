@@ -205,7 +205,9 @@ impl Stream {
                 }
             }
             FromLeader::Diverged(answer) => FromPeer::Diverged(answer),
-            FromLeader::CopyOffered { leader_epoch, open } => FromPeer::CopyOffered { leader_epoch, open },
+            FromLeader::CopyOffered { leader_epoch, open, log_start } => {
+                FromPeer::CopyOffered { leader_epoch, open, log_start }
+            }
             FromLeader::Refused(open) => return self.break_later(partition, open, REFUSED_RETRY),
         };
         self.links.tell(partition, said);

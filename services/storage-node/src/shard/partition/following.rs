@@ -22,6 +22,8 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 const PATIENCE_DOUBLINGS: u32 = 4;
 /// A follower that could not take what was pushed opens again after this long.
 const REOPEN: Duration = Duration::from_secs(1);
+/// While its disk is full, after this long: the leader pushes what does not fit, and says what it has deleted.
+const REOPEN_FULL: Duration = Duration::from_secs(10);
 /// What could not be deleted is tried again after this long.
 const TRIM_AGAIN: Duration = Duration::from_secs(1);
 
@@ -76,7 +78,12 @@ impl Partition {
             FromPeer::Pushed(_) if self.following.reopen_at.is_some() => return,
             FromPeer::Pushed(pushed) => return self.following.pushed.push_back(pushed),
             FromPeer::Diverged(answer) => ReplicaEvent::Diverged(answer),
-            FromPeer::CopyOffered { leader_epoch, open } => ReplicaEvent::CopyOffered { leader_epoch, open },
+            FromPeer::CopyOffered { leader_epoch, open, log_start } => {
+                if self.replica.follower().is_some_and(|found| found.current(leader_epoch, open)) {
+                    self.make_room(log_start, context);
+                }
+                ReplicaEvent::CopyOffered { leader_epoch, open }
+            }
             FromPeer::Broken { open } if self.is_open(open) => ReplicaEvent::Broken,
             FromPeer::Broken { .. } => return,
             // It comes to nothing: the open that follows shows what is to be done now.
@@ -166,11 +173,23 @@ impl Partition {
                 }
                 Some((_, other)) if other != Admission::Fits => return Written::before(Some(other)),
                 Some(_) if room == 0 => return Written::More,
-                Some((size, _)) if !self.may_take(size, context) => self.give_up_pushed(context),
+                Some((size, _)) if !self.may_take(size, context) => {
+                    // What the leader has deleted makes room.
+                    self.step(ReplicaEvent::Pushed(Frame { end: frame.base, ..frame }), context);
+                    self.give_up_pushed(context);
+                }
                 Some(_) => room = room.saturating_sub(self.append_pushed(room, context, now)),
             }
         }
         Written::All
+    }
+
+    /// What the leader has deleted goes before its log is copied, where there is no room for both.
+    fn make_room(&mut self, leader_log_start: Offset, context: &ShardContext) {
+        let whole = *self.log.condition() == Condition::Healthy && !self.led_without_proof_since();
+        if whole && context.space.full() && leader_log_start > self.log.log_start() {
+            self.following.trim = self.following.trim.max(Some(leader_log_start));
+        }
     }
 
     /// Whether so many bytes more may be written.
@@ -229,19 +248,17 @@ impl Partition {
             return None;
         }
         match self.following.errand.take() {
-            Some(Errand::Truncate { work, to }) => Some(Task::Truncate { work, to }),
+            Some(Errand::Truncate { work, to }) => return Some(Task::Truncate { work, to }),
             Some(Errand::Copy { work }) => {
                 let (leader, leader_epoch) = self.followed()?;
                 let config = LogConfig::from(&self.config);
                 let message = Outgoing::Copy { leader, leader_epoch, work, config };
                 context.peers.tell(self.log.partition(), message);
-                None
             }
-            None => {
-                let before = self.following.trim.take()?.min(self.log.log_end());
-                (before > self.log.log_start()).then_some(Task::Trim { before })
-            }
+            None => {}
         }
+        let before = self.following.trim.take()?.min(self.log.log_end());
+        (before > self.log.log_start()).then_some(Task::Trim { before })
     }
 
     fn followed(&self) -> Option<(walser_model::NodeId, LeaderEpoch)> {
@@ -260,8 +277,8 @@ impl Partition {
             self.following.unanswered += 1;
             self.step(ReplicaEvent::Broken, context);
         }
-        let due = self.following.reopen_at.is_some_and(|at| now >= at);
-        if due && !context.space.full() {
+        let more = if context.space.full() { REOPEN_FULL.saturating_sub(REOPEN) } else { Duration::ZERO };
+        if self.following.reopen_at.is_some_and(|at| now >= at + more) {
             self.following.reopen_at = None;
             self.step(ReplicaEvent::Broken, context);
         }

@@ -95,7 +95,7 @@ fn follows_again_after_a_copy(arrives: bool) -> bool {
     turn(&mut shard);
     install(&mut shard, 2, 2, &[1, 2]);
     let open = opened(&outbox).unwrap().id;
-    hear(&mut shard, FromPeer::CopyOffered { leader_epoch: LeaderEpoch(2), open });
+    hear(&mut shard, FromPeer::CopyOffered { leader_epoch: LeaderEpoch(2), open, log_start: Offset(0) });
     let wanted = outbox.copies().take().remove(&partition(0)).unwrap();
     install(&mut shard, 2, 3, &[2]);
     let copy = arrives.then(|| {
@@ -126,7 +126,7 @@ fn a_log_whose_records_cannot_be_kept_is_opened_again_with_its_marks() {
     let committed = shard.partitions[&partition(0)].log.high_watermark();
     install(&mut shard, 2, 2, &[1, 2]);
     let open = opened(&outbox).unwrap().id;
-    hear(&mut shard, FromPeer::CopyOffered { leader_epoch: LeaderEpoch(2), open });
+    hear(&mut shard, FromPeer::CopyOffered { leader_epoch: LeaderEpoch(2), open, log_start: Offset(0) });
     let wanted = outbox.copies().take().remove(&partition(0)).unwrap();
     let copy = shard.context.directory.begin_copy(partition(0), wanted.config.clone(), Offset(0), 1).unwrap();
     let copy = copy.complete(None, Offset::ZERO).unwrap();
@@ -260,4 +260,63 @@ fn a_leader_whose_disk_is_full_has_another_one_lead_and_one_that_is_alone_does_n
     assert_eq!(handed_over(&[1, 2, 3], true), Some(LeaderEpoch(1)));
     assert_eq!(handed_over(&[1, 2, 3], false), None);
     assert_eq!(handed_over(&[1], true), None);
+}
+
+/// A follower with two records whose disk is full, and its open.
+fn full_follower() -> (Shard, Outbox, ReplicationSession) {
+    let mut shard = shard_on(&MemoryDisk::simulated(256 << 20));
+    let outbox = with_outbox(&mut shard);
+    install(&mut shard, 1, 1, &[1, 2]);
+    let _first = append(&mut shard, 0, AppendPermit::uncounted());
+    let _second = append(&mut shard, 0, AppendPermit::uncounted());
+    flush(&mut shard);
+    turn(&mut shard);
+    install(&mut shard, 2, 2, &[1, 2]);
+    shard.context.space.note_full(&shard.context.directory);
+    let open = opened(&outbox).unwrap();
+    (shard, outbox, open)
+}
+
+fn log_start(shard: &Shard) -> Offset {
+    shard.partitions[&partition(0)].log.log_start()
+}
+
+#[test]
+fn a_follower_whose_disk_is_full_deletes_what_its_leader_deletes() {
+    let (mut shard, outbox, session) = full_follower();
+    let pushed = |session: &ReplicationSession, log_start: i64| {
+        let mut builder = BatchBuilder::new(Compression::None, 0);
+        builder.append(&RecordFields { timestamp: 1, key: None, value: Some(b"value"), headers: &[] });
+        let mut batch = builder.build(Producer::NONE).to_vec();
+        walser_record_batch::stamp_position(&mut batch, Offset(2), LeaderEpoch(2));
+        let (base, end, high_watermark) = (Offset(2), Offset(3), Offset(2));
+        let (leader_epoch, open, log_start, tombstone_floor) =
+            (LeaderEpoch(2), session.id, Offset(log_start), Offset(0));
+        let frame =
+            walser_replication::Frame { leader_epoch, open, base, end, high_watermark, log_start, tombstone_floor };
+        let pushed = crate::replication::Pushed::check(frame, batch.into(), None).unwrap();
+        FromPeer::Pushed(Box::new(pushed))
+    };
+    hear(&mut shard, pushed(&session, 1));
+    turn(&mut shard);
+    assert_eq!((log_start(&shard), shard.partitions[&partition(0)].log.log_end()), (Offset(1), Offset(2)));
+    assert!(shard.context.space.full(), "it still is");
+    let time = Duration::from_secs(20);
+    shard.context.clock = Arc::new(Later { clock: Arc::clone(&shard.context.clock), time });
+    let now = shard.context.clock.monotonic();
+    shard.keep_up(now);
+    let again = opened(&outbox).expect("it asks again, or it would not hear of what is deleted later");
+    hear(&mut shard, pushed(&again, 2));
+    turn(&mut shard);
+    assert_eq!(log_start(&shard), Offset(2));
+}
+
+#[test]
+fn a_follower_whose_disk_is_full_makes_room_for_the_leaders_log_by_what_the_leader_has_deleted() {
+    let (mut shard, outbox, session) = full_follower();
+    let offer = FromPeer::CopyOffered { leader_epoch: LeaderEpoch(2), open: session.id, log_start: Offset(50) };
+    hear(&mut shard, offer);
+    turn(&mut shard);
+    assert!(outbox.copies().take().contains_key(&partition(0)), "it is copied");
+    assert_eq!(log_start(&shard), Offset(2), "nothing is left that the leader does not have");
 }

@@ -1,7 +1,8 @@
 //! Which processes a cluster has, where they listen, and where their files are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use walser_service::process;
 
+use super::lost_members::EtcdMembers;
 use super::metastore::ClusterMetastore;
 use crate::cli::{ClusterRole, ClusterUpArgs};
 use crate::error::{CliError, WRONG_STATE};
@@ -43,6 +45,15 @@ pub(crate) struct ClusterProcess {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ClusterFile {
     pub(crate) processes: Vec<ClusterProcess>,
+}
+
+/// All of `plan.json`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct ClusterPlan {
+    pub(super) processes: Vec<ClusterProcess>,
+    /// Members of etcd that have had data.
+    #[serde(default)]
+    pub(super) formed: BTreeSet<u32>,
 }
 
 /// The directory of a cluster. The lock is held as long as it lives.
@@ -135,7 +146,8 @@ impl ClusterDirectory {
         let lock = File::create(path.join("lock")).map_err(refused)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             let error = CliError::failed(format!("a cluster runs in {} already", path.display()));
-            let help = "look at it with walser cluster status --dir DIR, or choose another --dir";
+            let shown = path.display();
+            let help = format!("look at it with `walser cluster status --dir {shown}`, or choose another --dir");
             return Err(error.with_help(help).with_code(WRONG_STATE));
         }
         Ok(Self { path, _lock: lock })
@@ -156,13 +168,20 @@ impl ClusterDirectory {
     }
 
     /// How many processes of a role there are to be: as many as are asked for, else as before, else `new`.
-    pub(crate) fn count(&self, role: ClusterRole, asked: Option<u32>, new: u32) -> u32 {
-        let before = || self.before().iter().filter(|known| known.role == role).map(|known| known.id).max();
-        asked.or_else(before).unwrap_or(new)
+    ///
+    /// # Errors
+    /// When what there was before cannot be read.
+    pub(crate) fn count(&self, role: ClusterRole, asked: Option<u32>, new: u32) -> Result<u32, CliError> {
+        let before = self.before()?.processes;
+        let before = || before.iter().filter(|known| known.role == role).map(|known| known.id).max();
+        Ok(asked.or_else(before).unwrap_or(new))
     }
 
     /// How many controllers there are to be.
-    pub(crate) fn controllers(&self, arguments: &ClusterUpArgs) -> u32 {
+    ///
+    /// # Errors
+    /// As for [`Self::count`].
+    pub(crate) fn controllers(&self, arguments: &ClusterUpArgs) -> Result<u32, CliError> {
         self.count(ClusterRole::Controller, arguments.controllers, 1)
     }
 
@@ -177,13 +196,16 @@ impl ClusterDirectory {
     }
 
     /// Storage nodes of earlier runs that are not among `processes`, and what they have stored.
-    pub(crate) fn left_out(&self, processes: &[ClusterProcess]) -> Vec<String> {
-        let with_data = self.before().into_iter().filter(|known| known.role == ClusterRole::StorageNode);
+    ///
+    /// # Errors
+    /// As for [`Self::count`].
+    pub(crate) fn left_out(&self, processes: &[ClusterProcess]) -> Result<Vec<String>, CliError> {
+        let with_data = self.before()?.processes.into_iter().filter(|known| known.role == ClusterRole::StorageNode);
         let left = with_data.filter(|known| {
             !processes.iter().any(|process| (process.role, process.id) == (known.role, known.id))
                 && self.data_of(known).exists()
         });
-        left.map(|known| known.name()).collect()
+        Ok(left.map(|known| known.name()).collect())
     }
 
     fn file(&self) -> PathBuf {
@@ -197,38 +219,54 @@ impl ClusterDirectory {
     }
 
     /// Keeps where the processes are to be, before any of them runs: members of etcd know each other by that from then on.
-    fn keep_plan(&self, processes: Vec<ClusterProcess>) -> Result<(), CliError> {
-        let text = serde_json::to_vec_pretty(&ClusterFile { processes })?;
+    pub(super) fn keep_plan(&self, plan: &ClusterPlan) -> Result<(), CliError> {
+        let text = serde_json::to_vec_pretty(plan)?;
         Ok(process::replace_file(&self.path.join(PLAN), text)?)
     }
 
-    /// The processes of earlier runs. None when there was none, or its file is not readable.
-    fn before(&self) -> Vec<ClusterProcess> {
-        let text = std::fs::read(self.path.join(PLAN)).or_else(|_| std::fs::read(self.file())).unwrap_or_default();
-        serde_json::from_slice::<ClusterFile>(&text).unwrap_or_default().processes
+    /// The processes of earlier runs; none when there was none.
+    pub(super) fn before(&self) -> Result<ClusterPlan, CliError> {
+        for file in [self.path.join(PLAN), self.file()] {
+            let text = match std::fs::read(&file) {
+                Ok(text) => text,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(unreadable(&file, &error)),
+            };
+            return serde_json::from_slice(&text).map_err(|error| unreadable(&file, &error));
+        }
+        Ok(ClusterPlan::default())
     }
+}
+
+fn unreadable(file: &Path, why: &dyn std::fmt::Display) -> CliError {
+    let text = format!("{} has the addresses of this cluster, and cannot be read: {why}", file.display());
+    CliError::failed(text).with_help(
+        "put it back as it was; `cluster.json` beside it has the addresses of the last run in the same form, unless it is \
+         the one that is named: a copy of the whole one can take the place of the other",
+    )
 }
 
 /// The processes that are asked for, none of which runs yet: on the addresses that they had before, else on free ports of
 /// an address of their own.
 ///
 /// # Errors
-/// When there is no free port.
+/// When there is no free port, or what there was before cannot be read.
 pub(crate) fn plan(
     directory: &ClusterDirectory,
     arguments: &ClusterUpArgs,
     metastore: &ClusterMetastore,
 ) -> Result<Vec<ClusterProcess>, CliError> {
-    let before = directory.before();
+    let known = directory.before()?;
+    let (formed, before) = (EtcdMembers(directory).formed(&known), known.processes);
     let counts = [
         (ClusterRole::Etcd, metastore.members()),
-        (ClusterRole::Controller, directory.controllers(arguments)),
-        (ClusterRole::StorageNode, directory.count(ClusterRole::StorageNode, arguments.storage_nodes, 3)),
+        (ClusterRole::Controller, directory.controllers(arguments)?),
+        (ClusterRole::StorageNode, directory.count(ClusterRole::StorageNode, arguments.storage_nodes, 3)?),
         (
             ClusterRole::GroupCoordinator,
-            directory.count(ClusterRole::GroupCoordinator, arguments.group_coordinators, 2),
+            directory.count(ClusterRole::GroupCoordinator, arguments.group_coordinators, 2)?,
         ),
-        (ClusterRole::Gateway, directory.count(ClusterRole::Gateway, arguments.gateways, 2)),
+        (ClusterRole::Gateway, directory.count(ClusterRole::Gateway, arguments.gateways, 2)?),
     ];
     let network = u8::try_from(std::process::id() % 250).unwrap_or(0) + 2;
     let mut processes = Vec::new();
@@ -245,7 +283,8 @@ pub(crate) fn plan(
     }
     let same = |known: &ClusterProcess, other: &ClusterProcess| (known.role, known.id) == (other.role, other.id);
     let others = before.iter().filter(|known| !processes.iter().any(|process| same(known, process)));
-    directory.keep_plan(processes.iter().chain(others).cloned().collect())?;
+    let all = processes.iter().chain(others).cloned().collect();
+    directory.keep_plan(&ClusterPlan { processes: all, formed })?;
     Ok(processes)
 }
 
@@ -376,6 +415,20 @@ mod tests {
         assert_eq!(four.iter().filter(|process| three.contains(process)).count(), 8);
         let as_before = ClusterUpArgs { storage_nodes: None, ..wanted(place.path(), 3) };
         assert_eq!(plan(&directory, &as_before, &ClusterMetastore::Embedded).unwrap(), four);
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_read_are_not_replaced() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = ClusterDirectory::lock(place.path()).unwrap();
+        let five = plan(&directory, &wanted(place.path(), 5), &ClusterMetastore::Embedded).unwrap();
+        directory.write(&five).unwrap();
+        std::fs::write(place.path().join(PLAN), "{\"processes\": [").unwrap();
+        let as_before = ClusterUpArgs { storage_nodes: None, ..wanted(place.path(), 5) };
+        let refused = format!("{:?}", plan(&directory, &as_before, &ClusterMetastore::Embedded).unwrap_err());
+        assert!(refused.contains("plan.json") && refused.contains("cannot be read"), "{refused}");
+        std::fs::copy(place.path().join("cluster.json"), place.path().join(PLAN)).unwrap();
+        assert_eq!(plan(&directory, &as_before, &ClusterMetastore::Embedded).unwrap(), five);
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl ClusterMetastore {
             Some(known) => known.remembered_as(arguments)?,
             None => Self::new(arguments)?,
         };
-        if found == Self::Embedded && directory.controllers(arguments) > 1 {
+        if found == Self::Embedded && directory.controllers(arguments)? > 1 {
             let error = CliError::usage("--controllers: only one controller can have an embedded metadata store");
             return Err(error.with_help("several share one in etcd: --metastore etcd"));
         }
@@ -69,8 +69,8 @@ impl ClusterMetastore {
         let of_etcd = names_etcd(arguments);
         let wanted = arguments.metastore == Some(ClusterMetastoreKind::Etcd) || of_etcd;
         if arguments.metastore == Some(ClusterMetastoreKind::Embedded) {
-            let error = CliError::usage("--etcd and --etcd-members are for --metastore etcd");
-            let error = error.with_help("leave them out, or the metadata store that is not in etcd");
+            let error = CliError::usage("--etcd and --etcd-members need --metastore etcd, not embedded");
+            let error = error.with_help("leave them out, or leave out --metastore embedded");
             return if of_etcd { Err(error) } else { Ok(Self::Embedded) };
         }
         if !cfg!(feature = "etcd") {

@@ -21,6 +21,7 @@ use walser_client::Client;
 
 use super::control::{Asked, ControlAction, ControlRefusal, ControlRequest};
 use super::layout::{self, ClusterDirectory, ClusterProcess, ClusterProcessState};
+use super::lost_members::EtcdMembers;
 use super::metastore::{ClusterMetastore, EtcdPort};
 use crate::cli::ClusterRole;
 use crate::error::{CliError, NOT_FOUND, WRONG_STATE};
@@ -141,6 +142,7 @@ impl Supervisor {
     pub(super) async fn start_all(&mut self) -> Result<(), CliError> {
         self.addresses_become_free().await;
         let missing = self.start(&self.all()).await.map_err(CliError::failed)?;
+        EtcdMembers(&self.directory).note_formed()?;
         let without =
             missing.iter().filter(|(index, _)| self.processes[*index].role == ClusterRole::StorageNode).count();
         for (index, why) in missing {
@@ -230,10 +232,25 @@ impl Supervisor {
             let Some(role) = starting.later.pop_front() else { return Ok(true) };
             starting.waiting = self.of_role(&starting.chosen, role);
             starting.begun = Instant::now();
+            self.leave_out_lost(starting)?;
             for index in &starting.waiting {
                 self.spawn(*index).map_err(|error| format!("{}: {error}", self.processes[*index].name()))?;
             }
         }
+    }
+
+    /// Takes out those that must not be started. Of all at once: the first that starts has data.
+    fn leave_out_lost(&self, starting: &mut Starting) -> Result<(), String> {
+        for index in starting.waiting.clone() {
+            let lost = EtcdMembers(&self.directory).lost(&self.processes[index], &self.processes);
+            let Some(why) = lost.map_err(|error| error.what().to_owned())? else { continue };
+            if !starting.spares || !self.is_spare(index, starting) {
+                return Err(why);
+            }
+            starting.missing.push((index, why));
+            starting.waiting.retain(|waiting| *waiting != index);
+        }
+        Ok(())
     }
 
     /// Whether the cluster can do without one that has not come up: most of its role have, or may yet.
@@ -276,6 +293,7 @@ impl Supervisor {
             role.is_none_or(|role| role == process.role) && id.is_none_or(|id| id == process.id)
         };
         let meant: Vec<usize> = (0..self.processes.len()).filter(|index| means(&self.processes[*index])).collect();
+        let (runs, do_not_run) = if meant.len() == 1 { ("runs", "does not run") } else { ("run", "do not run") };
         let name = |role: &Option<ClusterRole>| role.map_or_else(|| "process".to_owned(), |role| role.to_string());
         if meant.is_empty() {
             let id = id.map(|id| format!(" {id}")).unwrap_or_default();
@@ -293,8 +311,8 @@ impl Supervisor {
             (true, ControlAction::Start) if meant.iter().any(|index| self.is_paused(*index)) => {
                 format!("{} is paused: walser cluster resume lets it go on", self.names(&meant))
             }
-            (true, ControlAction::Start) => format!("{} runs already", self.names(&meant)),
-            (true, _) => format!("{} does not run; start it with walser cluster start", self.names(&meant)),
+            (true, ControlAction::Start) => format!("{} {runs} already", self.names(&meant)),
+            (true, _) => format!("{} {do_not_run}: `walser cluster start` starts what is down", self.names(&meant)),
         };
         Err(ControlRefusal { why, code: WRONG_STATE })
     }

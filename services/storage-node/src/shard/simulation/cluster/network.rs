@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use walser_log::{CompleteCopy, CopyError, LogCopy};
-use walser_model::{LeaderEpoch, NodeId, TopicPartition};
+use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_replication::{Ack, Diverging, Frame, ReplicationSession, ReplicationSessionId};
 
 use super::control::Asked;
@@ -21,7 +21,7 @@ enum Message {
     Closed(ReplicationSessionId),
     Pushed(Frame, Bytes),
     Diverged(Diverging),
-    CopyOffered { leader_epoch: LeaderEpoch, open: ReplicationSessionId },
+    CopyOffered { leader_epoch: LeaderEpoch, open: ReplicationSessionId, log_start: Offset },
     Refused(ReplicationSessionId),
 }
 
@@ -134,7 +134,7 @@ impl Cluster {
                 self.count.cuts += 1;
                 Message::Diverged(answer)
             }
-            OpenAnswer::Copy { leader_epoch, .. } => Message::CopyOffered { leader_epoch, open },
+            OpenAnswer::Copy { leader_epoch, log_start } => Message::CopyOffered { leader_epoch, open, log_start },
             OpenAnswer::Refused => Message::Refused(open),
         };
         self.network.send(node, number_of(follower), partition, message);
@@ -157,7 +157,9 @@ impl Cluster {
                 Err(error) => panic!("node {from} pushes {frame:?} of {partition}: {error}"),
             },
             Message::Diverged(answer) => FromPeer::Diverged(answer),
-            Message::CopyOffered { leader_epoch, open } => FromPeer::CopyOffered { leader_epoch, open },
+            Message::CopyOffered { leader_epoch, open, log_start } => {
+                FromPeer::CopyOffered { leader_epoch, open, log_start }
+            }
             Message::Refused(open) => FromPeer::Broken { open },
         };
         if self.nodes[to].up {
