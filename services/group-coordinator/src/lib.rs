@@ -22,6 +22,7 @@ mod call;
 mod config;
 mod error;
 mod internal_topic;
+mod lag;
 mod log;
 mod metadata;
 mod outbox;

@@ -27,6 +27,7 @@ async fn run(mut process: Process) -> Result<(), MainError> {
     let dependencies = CoordinatorDependencies {
         clock: Arc::clone(&process.clock),
         random: Arc::clone(&process.random),
+        metrics: process.metrics.clone(),
         address: advertised(&process.settings, process.address),
     };
     process.shutdown.put_off(STOP_GRANT_MAX);

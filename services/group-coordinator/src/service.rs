@@ -9,11 +9,12 @@ use walser_group::Config;
 use walser_model::{Clock, PartitionIndex, Random};
 use walser_rpc::{ApiError, ControllerClient, Network, Reason, local_connection};
 use walser_service::admin::Health;
-use walser_service::{Shutdown, Tasks};
+use walser_service::{Metrics, Shutdown, Tasks};
 
 use crate::api::{self, Api};
 use crate::beats::Beats;
 use crate::internal_topic::InternalTopic;
+use crate::lag::LagWatch;
 use crate::log::PartitionLog;
 use crate::metadata::Metadata;
 use crate::shard::{ShardHandle, ShardParts};
@@ -25,6 +26,7 @@ pub struct CoordinatorDependencies {
     pub clock: Arc<dyn Clock>,
     /// Source of randomness for its id, and for keys. Has to be unpredictable.
     pub random: Arc<dyn Random>,
+    pub metrics: Metrics,
     /// host:port at which gateways reach it; empty where they are in this process.
     pub address: String,
 }
@@ -50,7 +52,7 @@ pub fn start(
     network: &Network,
     shutdown: Shutdown,
 ) -> Result<RunningCoordinator, ApiError> {
-    let CoordinatorDependencies { clock, random, address } = dependencies;
+    let CoordinatorDependencies { clock, random, metrics, address } = dependencies;
     let unknown = || ApiError::new(Reason::ControllerNotAvailable, "no controller is known");
     let controller = ControllerClient::new(network.controller().ok_or_else(unknown)?);
     let id = uuid::Builder::from_random_bytes(random.bytes()).into_uuid().to_string();
@@ -76,6 +78,8 @@ pub fn start(
         shards.push(shard);
         outdated.push(heard_outdated);
     }
+    let lags = LagWatch::new(shards.clone(), metadata.clone(), network.clone(), &metrics);
+    tasks.start_endless("lags of groups", lags.run());
     tracing::info!(coordinator = %id, "group coordinator started");
     tasks.start(
         "signs of life",

@@ -103,9 +103,12 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     let storage = walser_storage_node::start(storage_config, dependencies, &network, shutdown.clone());
 
     // Nobody waits for it: a group that is asked for before its shard is loaded is asked for again.
-    let (own_clock, random) = (Arc::clone(&clock), Arc::clone(&process.random));
-    let dependencies =
-        walser_group_coordinator::CoordinatorDependencies { clock: own_clock, random, address: String::new() };
+    let dependencies = walser_group_coordinator::CoordinatorDependencies {
+        clock: Arc::clone(&clock),
+        random: Arc::clone(&process.random),
+        metrics: process.metrics.clone(),
+        address: String::new(),
+    };
     let coordinator = walser_group_coordinator::start(dependencies, &network, shutdown.clone());
     let coordinator = coordinator.map_err(|error| failed(&error))?;
 

@@ -63,7 +63,8 @@ impl Cluster {
             health: walser_service::admin::Health::default(),
         };
         let storage = walser_storage_node::start(config, dependencies, &network, shutdown.clone()).await.unwrap();
-        let dependencies = CoordinatorDependencies { clock, random, address: String::new() };
+        let dependencies =
+            CoordinatorDependencies { clock, random, metrics: Metrics::default(), address: String::new() };
         let coordinator = walser_group_coordinator::start(dependencies, &network, shutdown.clone()).unwrap();
         let given = async {
             while network.coordinator(0).is_none() {

@@ -10,7 +10,7 @@ use walser_proto::v1::reset_group_offsets_request::To;
 use walser_rpc::{ApiError, Reason};
 
 use crate::cluster_up::Up;
-use crate::faults::until;
+use crate::faults::{self, until};
 use crate::group_member::{Member, at, offset};
 use crate::replicated::create_replicated;
 use crate::server::{Server, bound, create, place, record, write};
@@ -27,6 +27,10 @@ async fn commit(client: &Client, group: &str, offsets: Vec<pb::OffsetCommit>) ->
 async fn group_offsets(client: &Client, group: &str) -> Vec<pb::GroupOffset> {
     let request = pb::ListGroupOffsetsRequest { group: group.to_owned(), ..Default::default() };
     client.groups().list_group_offsets(request).await.unwrap().into_inner().offsets
+}
+
+fn get_from_admin(server: &Server) -> String {
+    faults::get(server, "/metrics")
 }
 
 async fn get(client: &Client, group: &str) -> Result<pb::Group, Reason> {
@@ -212,6 +216,9 @@ async fn lag_is_what_is_left_to_read_in_records_and_in_time() {
     let group = get(&client, "g").await.unwrap();
     assert_eq!((group.total_lag, group.r#type()), (Some(11), pb::GroupType::Simple));
     assert_eq!(group.time_lag.unwrap().seconds / 60, 60);
+    // So says the metric, as of its last measurement.
+    let measured = async || get_from_admin(&server).contains("walser_group_lag{group=\"g\",topic=\"t\"} 11\n");
+    until(measured, "the lag is a metric").await;
     // A member that has committed nothing of a partition with records: nobody can say how far it is.
     let mut member = Member::join(&client, "new", "t").await;
     member.own(5).await;
