@@ -75,22 +75,39 @@ impl SpaceGuard {
 
     /// Whether `bytes` can be written without touching the reserve. If not, the disk counts as full.
     pub(crate) fn take(&self, bytes: usize, directory: &DataDirectory) -> bool {
+        let Err((free, reserve)) = self.deduct(bytes, directory) else { return true };
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.begin(free, reserve, reserve.saturating_add(bytes.max(reserve / 8)), None);
+        false
+    }
+
+    /// Whether `bytes` of something that can wait can be written without touching the reserve. The disk does not count as full
+    /// if not.
+    pub(crate) fn take_if_there(&self, bytes: usize, directory: &DataDirectory) -> bool {
+        !self.full() && self.deduct(bytes, directory).is_ok()
+    }
+
+    /// Bytes that something that can wait may use at present; `None`: the disk does not say.
+    pub(crate) fn usable(&self, directory: &DataDirectory) -> Option<u64> {
+        let space = directory.space().ok()?;
+        let taken = self.reserve_of(space.total).saturating_add(self.ahead.load(Ordering::Acquire));
+        Some(if self.full() { 0 } else { space.free.saturating_sub(taken) })
+    }
+
+    /// Takes `bytes`, or says how much is free and what of that is the reserve.
+    fn deduct(&self, bytes: usize, directory: &DataDirectory) -> Result<(), (u64, u64)> {
         let wanted = i64::try_from(bytes).unwrap_or(i64::MAX);
         if self.left.fetch_sub(wanted, Ordering::Relaxed) >= wanted {
-            return true;
+            return Ok(());
         }
         // Where the disk does not say, the write itself will.
-        let Ok(space) = directory.space() else { return true };
+        let Ok(space) = directory.space() else { return Ok(()) };
         let reserve = self.reserve_of(space.total);
         let taken = reserve.saturating_add(self.ahead.load(Ordering::Acquire));
         let left = space.free.saturating_sub(taken).min(LOOK_EVERY_BYTES);
         let left = i64::try_from(left).unwrap_or(i64::MAX);
         self.left.store((left - wanted).max(0), Ordering::Relaxed);
-        if left < wanted {
-            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-            self.begin(space.free, reserve, reserve.saturating_add(bytes.max(reserve / 8)), None);
-        }
-        left >= wanted
+        if left >= wanted { Ok(()) } else { Err((space.free, reserve)) }
     }
 
     /// Takes `bytes` that are to be filled ahead of need. `None`: they would touch the reserve, or leave appends less than
@@ -283,6 +300,24 @@ mod tests {
         assert!(guard.take(MIB, &directory));
         assert!(guard.take_ahead(MIB, &directory).is_some());
         assert!(guard.take_ahead(2 * MIB, &directory).is_none(), "appends were promised 43 MiB");
+    }
+
+    #[test]
+    fn what_can_wait_and_does_not_fit_leaves_appends_as_they_are() {
+        let (directory, leave) = disk();
+        let guard = SpaceGuard::new(Some(16 << 20));
+        leave(20 << 20);
+        assert_eq!(guard.usable(&directory), Some(4 << 20));
+        assert!(guard.take_if_there(4 * MIB, &directory));
+        leave(16 << 20);
+        assert!(!guard.take_if_there(MIB, &directory) && !guard.full());
+        leave(20 << 20);
+        assert!(guard.take(MIB, &directory));
+        leave(15 << 20);
+        assert!(!guard.take(8 * MIB, &directory) && guard.full());
+        assert_eq!(guard.usable(&directory), Some(0));
+        leave(60 << 20);
+        assert!(!guard.take_if_there(MIB, &directory), "appends wait, and so does this");
     }
 
     #[test]

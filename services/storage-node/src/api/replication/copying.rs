@@ -123,8 +123,11 @@ impl Links {
             floor = Offset(answer.tombstone_floor);
             let (directory, config) = (Arc::clone(&self.engine.directory), wanted.config.clone());
             let (now, log_start) = (self.engine.clock.now_millis(), Offset(answer.log_start_offset));
-            if !self.engine.space.take(answer.record_batches.len(), &directory) {
-                return Err(ApiError::new(Reason::DiskFull, "there is no room for it on the disk"));
+            if copy.is_none() {
+                self.check_room(u64::try_from(answer.log_bytes).unwrap_or(0))?;
+            }
+            if !self.engine.space.take_if_there(answer.record_batches.len(), &directory) {
+                return Err(ApiError::new(Reason::DiskFull, "there is no room for it on the disk any more"));
             }
             let added = tokio::task::spawn_blocking(move || {
                 let mut copy = copy.map_or_else(|| directory.begin_copy(partition, config, log_start, now), Ok)?;
@@ -143,6 +146,18 @@ impl Links {
         // An older leader does not send them.
         let completed = move || copy.complete(Some(&*producers).filter(|producers| !producers.is_empty()), floor);
         tokio::task::spawn_blocking(completed).await.map_err(failed)?.map_err(failed)
+    }
+
+    /// Whether a whole copy fits: one that does not is not begun, and takes no space from what else is on the disk.
+    fn check_room(&self, needed: u64) -> Result<(), ApiError> {
+        let usable = self.engine.space.usable(&self.engine.directory);
+        match usable.filter(|usable| *usable < needed) {
+            None => Ok(()),
+            Some(usable) => {
+                let text = format!("the leader's log has {needed} bytes, and {usable} are free for it on the disk");
+                Err(ApiError::new(Reason::DiskFull, text).with("needed", needed).with("free", usable))
+            }
+        }
     }
 
     /// Removes what has come of a copy: nobody will continue it.
@@ -200,6 +215,7 @@ impl Links {
         let _pin = replica.reader.pin().ok_or_else(replaced)?;
         let (log_start, tombstone_floor) = (replica.reader.retained(), replica.reader.tombstone_floor().0);
         let (mut next, below) = (log_start, replica.reader.log_end());
+        let log_bytes = i64::try_from(replica.reader.size_bytes()).unwrap_or(i64::MAX);
         // Now: the snapshot that they come from is not kept for as long as a copy takes.
         let producers = self.producers_at(&replica, below).await?;
         loop {
@@ -218,6 +234,7 @@ impl Links {
                     record_batches: batches,
                     producers,
                     tombstone_floor,
+                    log_bytes,
                 };
                 goes_on = answers.send(Ok(answer)).await.is_ok() && !ended;
                 if !goes_on {
