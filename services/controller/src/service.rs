@@ -146,7 +146,8 @@ async fn written<T>(
     let mut outage = Outage::of("the first write of a start");
     loop {
         match write().await {
-            Err(error) if wait && error.reason() == Reason::MetadataStoreUnavailable && !shutdown.begun() => {
+            // What may have been written is read before it is tried again.
+            Err(error) if wait && may_be_written_later(&error) && !shutdown.begun() => {
                 outage.failed(&error);
             }
             done => {
@@ -156,6 +157,11 @@ async fn written<T>(
         }
         let _ = tokio::time::timeout(START_RETRY, shutdown.wait()).await;
     }
+}
+
+/// Whether the store takes no writes, which ends. It is full with `REQUEST_TIMED_OUT`.
+fn may_be_written_later(failure: &ApiError) -> bool {
+    matches!(failure.reason(), Reason::MetadataStoreUnavailable | Reason::RequestTimedOut)
 }
 
 // === impl Started ===

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicPartition};
+use walser_model::{LeaderEpoch, NodeId, Offset, PartitionIndex, TopicPartition};
 use walser_rpc::{
     ApiError, CompactionFigures, DescribedPartition, LaggingReplica, LedPartition, Network, OffsetAnswer, OffsetQuery,
     PartitionNumbers, Reason,
@@ -16,6 +16,8 @@ use crate::metadata::TopicView;
 
 /// How long a node may take to answer, above which it counts as one that does not.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// The same for look-ups, of which there may be thousands.
+const LOOK_UP_MAX: Duration = Duration::from_secs(20);
 /// The epoch of partitions that were created and have not seen an election.
 pub(crate) const FIRST_EPOCH: LeaderEpoch = LeaderEpoch(0);
 
@@ -47,6 +49,15 @@ pub(crate) struct Lookup {
     pub(crate) topic: Arc<TopicView>,
     pub(crate) partition: i32,
     pub(crate) query: OffsetQuery,
+}
+
+/// Where a log begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogEnds {
+    /// First offset.
+    pub(crate) log_start: Offset,
+    /// Exclusive end of what is committed.
+    pub(crate) end: Offset,
 }
 
 /// Asks leaders. Clones share the connections.
@@ -102,7 +113,7 @@ impl Leaders {
         }
         let asked = by_node.into_iter().map(async |(node, (numbers, asked))| {
             let storage = self.network.storage_client(node)?;
-            let answer = tokio::time::timeout(ANSWER_MAX, storage.look_up_all(&asked)).await;
+            let answer = tokio::time::timeout(LOOK_UP_MAX, storage.look_up_all(&asked)).await;
             Some((numbers, answer.ok()?.ok()?))
         });
         for (numbers, answers) in join_all(asked).await.into_iter().flatten() {
@@ -111,6 +122,27 @@ impl Leaders {
             }
         }
         found
+    }
+
+    /// Where partitions begin and end. The answers are in the order of the questions; where an end is not known for certain there
+    /// is none.
+    pub(crate) async fn ends(&self, partitions: &[(Arc<TopicView>, i32)]) -> Vec<Result<LogEnds, ApiError>> {
+        let both = partitions.iter().flat_map(|(topic, partition)| {
+            [OffsetQuery::Earliest, OffsetQuery::Latest].map(|query| Lookup {
+                topic: Arc::clone(topic),
+                partition: *partition,
+                query,
+            })
+        });
+        let found = self.look_up(&both.collect::<Vec<_>>()).await;
+        let ends = found.chunks_exact(2).map(|pair| {
+            let [log_start, end] = [&pair[0], &pair[1]].map(|found| match found {
+                Ok(found) => Ok(found.offset.unwrap_or(Offset::ZERO)),
+                Err(failure) => Err(failure.clone()),
+            });
+            Ok(LogEnds { log_start: log_start?, end: end? })
+        });
+        ends.collect()
     }
 
     /// The answer of a node about partitions that it leads; `None` when it does not answer.

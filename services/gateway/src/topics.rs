@@ -140,6 +140,7 @@ impl Topics {
 
     /// The partition that a caller names, of the topic that it means.
     pub(crate) async fn partition(&self, of: &PartitionName, id: Option<TopicId>) -> Result<TopicPartition, ApiError> {
+        own_name(&of.topic)?;
         let topic = self.find(&of.topic).await?;
         if let Some(id) = id {
             self.check_id(&topic, id).await?;

@@ -32,7 +32,9 @@ impl Named {
         let mut meant: Vec<String> = Vec::new();
         let mut seen = HashSet::new();
         for name in names {
-            let found = if is_pattern(name) { fitting(name, known)? } else { vec![name.clone()] };
+            // A name that is there is meant, whatever it looks like.
+            let literal = !is_pattern(name) || known.contains(name);
+            let found = if literal { vec![name.clone()] } else { fitting(name, known)? };
             if found.is_empty() {
                 let error = CliError::not_found(format!("no {self} fits the pattern \"{name}\""));
                 return Err(error.with_help(self.help()));
@@ -49,7 +51,7 @@ impl Named {
     pub(crate) fn known(self, wanted: &[String], names: &[String]) -> Result<Vec<String>, CliError> {
         let mut found = Vec::new();
         for name in wanted {
-            let fits = fitting(name, names)?;
+            let fits = if names.contains(name) { vec![name.clone()] } else { fitting(name, names)? };
             if fits.is_empty() && !is_pattern(name) {
                 let meant = did_you_mean(name, names.iter().map(String::as_str));
                 let error = CliError::not_found(format!("{self} \"{name}\" does not exist{meant} ({})", self.reason()));
@@ -96,6 +98,8 @@ mod tests {
         assert_eq!(meant(&["logs-*", "orders"]).unwrap(), ["logs-a", "logs-b", "orders"]);
         assert_eq!(meant(&["orders", "*", "orders"]).unwrap().len(), 4, "each once");
         assert_eq!(meant(&["logs?{b,c}"]).unwrap(), ["logs-b", "logs.c"]);
+        let strange = Named::Group.expand(&texts(&["x*"]), &texts(&["x*", "xy"]));
+        assert_eq!(strange.unwrap(), ["x*"], "a name that is there is no pattern");
         assert_eq!(meant(&["missing"]).unwrap(), ["missing"], "what is no pattern is asked for");
         assert!(meant(&["x*"]).is_err() && meant(&["logs-["]).is_err());
     }

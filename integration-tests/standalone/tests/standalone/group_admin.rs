@@ -228,6 +228,14 @@ async fn lag_is_what_is_left_to_read_in_records_and_in_time() {
     assert_eq!(group.members[0].member_id, member.id);
     let unknown: Vec<_> = group_offsets(&client, "new").await.iter().map(|one| one.lag).collect();
     assert_eq!(unknown, [None, None, None, None, Some(0)], "an empty partition has nothing left");
+    assert_eq!(member.commit(vec![offset("t", 0, 6)]).await, []);
+    member.leave().await;
+    let group = get(&client, "new").await.unwrap();
+    assert_eq!((group.total_lag, group.member_count), (None, 0), "of the others nobody knows");
+    // What is committed behind the end says nothing either.
+    assert_eq!(commit(&client, "beyond", vec![offset("t", 0, 99)]).await, []);
+    let beyond = group_offsets(&client, "beyond").await;
+    assert_eq!((beyond[0].lag, beyond[0].problem.is_some()), (None, true));
     server.assert_no_panic();
 }
 

@@ -9,6 +9,7 @@ use walser_proto::v1 as pb;
 use walser_rpc::{ApiError, Reason};
 
 use crate::cluster_up::Up;
+use crate::faults::until;
 use crate::group_member::{Member, join_of, offset};
 use crate::replicated::create_replicated;
 use crate::server::{Server, bound, create, place, write};
@@ -252,6 +253,79 @@ async fn a_member_that_starts_at_the_end_misses_nothing_between_two_polls() {
     poller.read(&client, 6).await;
     poller.has_all(2, 5, 8);
     server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_from_the_end_and_not_committed_is_read_by_the_next_member() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    fill(&client, 1, 0, 5).await;
+    let latest = || Poller::of(pb::ConsumeJoin { start: Some(bound(pb::Bound::Latest)), ..join_of("g", "t") });
+    let mut first = latest();
+    assert_eq!(first.poll(&client).await, 0);
+    fill(&client, 1, 5, 8).await;
+    assert_eq!(first.poll(&client).await, 3);
+    leave(&client, &first.token).await;
+    fill(&client, 1, 8, 9).await;
+    let mut next = latest();
+    next.read(&client, 4).await;
+    next.has_all(1, 5, 9);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forced_reset_moves_a_member_that_waits_in_a_poll() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    fill(&client, 1, 0, 5).await;
+    let mut poller = Poller::of(join_of("g", "t"));
+    assert_eq!(poller.poll(&client).await, 5);
+    // It has read everything and committed nothing, and waits for more.
+    let max_wait = Some(pbjson_types::Duration { seconds: 30, nanos: 0 });
+    let waiting = pb::PollGroupRequest { commit_previous: false, max_wait, ..poller.request() };
+    let other = server.client();
+    let waiting = tokio::spawn(async move { other.groups().poll_group(waiting).await.unwrap().into_inner() });
+    let reset = pb::ResetGroupOffsetsRequest {
+        group: "g".to_owned(),
+        topics: vec!["t".to_owned()],
+        to: Some(pb::reset_group_offsets_request::To::Position(bound(pb::Bound::Earliest))),
+        force: true,
+        ..Default::default()
+    };
+    client.groups().reset_group_offsets(reset).await.unwrap();
+    poller.take(waiting.await.unwrap());
+    poller.read(&client, 10).await;
+    assert_eq!(poller.read[&0], [0, 1, 2, 3, 4, 0, 1, 2, 3, 4], "all of it once more");
+    assert_eq!(committed(&client, "g").await, [Some(5)]);
+    // A commit beyond what was delivered passes over what lies between.
+    fill(&client, 1, 5, 30).await;
+    assert_eq!(poller.poll(&client).await, 7);
+    let request = pb::PollGroupRequest { commits: vec![offset("t", 0, 20)], ..poller.request() };
+    let answer = client.groups().poll_group(request).await.unwrap().into_inner();
+    assert_eq!(answer.chunks[0].records[0].offset, 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_first_poll_is_given_up_goes_at_once() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    let session_timeout = Some(pbjson_types::Duration { seconds: 60, nanos: 0 });
+    let poller = Poller::of(pb::ConsumeJoin { session_timeout, ..join_of("g", "t") });
+    let max_wait = Some(pbjson_types::Duration { seconds: 30, nanos: 0 });
+    let (other, request) = (server.client(), pb::PollGroupRequest { max_wait, ..poller.request() });
+    let call = tokio::spawn(async move { other.groups().poll_group(request).await });
+    let members = async || {
+        let described = client.groups().get_group(pb::GetGroupRequest { name: "g".to_owned() }).await;
+        described.map_or(0, |described| described.into_inner().group.unwrap().member_count)
+    };
+    until(async || members().await == 1, "it has joined").await;
+    call.abort();
+    until(async || members().await == 0, "it has gone").await;
 }
 
 /// The script in examples/, on which nothing is installed of Walser.

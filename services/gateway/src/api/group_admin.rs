@@ -59,8 +59,9 @@ impl GroupAdminApi {
         self.admin.measure(&mut lags).await;
         let time_lag = lags.iter().map(|lag| lag.behind).collect::<Option<Vec<_>>>();
         let group = pb::Group {
-            total_lag: total(lags.iter()),
-            time_lag: time_lag.map(|all| all.into_iter().max().unwrap_or_default().into()),
+            // Of a group that has committed nothing it is not known what it reads.
+            total_lag: total(lags.iter()).filter(|_| !lags.is_empty()),
+            time_lag: time_lag.and_then(|all| all.into_iter().max()).map(Into::into),
             members: self.members(&described, &lags),
             ..self.summary(&described.summary)
         };
@@ -210,12 +211,12 @@ fn last_of_page(token: &str) -> Result<Option<(&str, i32)>, ApiError> {
 
 fn offset(lag: PartitionLag) -> pb::GroupOffset {
     let (lag_offsets, compacted) = (lag.offsets(), lag.is_compacted());
-    let PartitionLag { of, committed, member, numbers, problem, behind, .. } = lag;
+    let PartitionLag { of, committed, member, ends, problem, behind, .. } = lag;
     pb::GroupOffset {
         topic_partition: Some(read_answers::partition(&of)),
         committed_offset: committed.as_ref().map(|committed| committed.offset.0),
-        log_start_offset: numbers.map(|numbers| numbers.log_start.0),
-        log_end_offset: numbers.map(|numbers| numbers.high_watermark.0),
+        log_start_offset: ends.map(|ends| ends.log_start.0),
+        log_end_offset: ends.map(|ends| ends.end.0),
         lag: lag_offsets,
         time_lag: behind.map(Into::into),
         member_id: member.map(|member| member.to_string()).unwrap_or_default(),

@@ -83,8 +83,11 @@ fn check_join(join: &pb::ConsumeJoin) -> Result<(), ApiError> {
 
 /// The answer to a poll.
 pub(super) fn polled(polled: Polled) -> pb::PollGroupResponse {
-    let Polled { member_id, token, fetched, owned, revoked, cause, refused } = polled;
-    let pb::FetchResponse { chunks, resets, errors } = fetched.map(read_answers::fetched).unwrap_or_default();
+    let Polled { member_id, token, fetched, resets: moved, failures, owned, revoked, cause, refused } = polled;
+    let answer = fetched.map(read_answers::fetched).unwrap_or_default();
+    let pb::FetchResponse { chunks, mut resets, mut errors } = answer;
+    resets.extend(moved.into_iter().map(read_answers::reset));
+    errors.extend(failures.into_iter().map(read_answers::failure));
     let revoked: Vec<_> = revoked.iter().map(read_answers::partition).collect();
     let lost = || pb::PartitionsRevoked { partitions: revoked.clone(), cause: revocation_cause(cause).into() };
     pb::PollGroupResponse {

@@ -12,7 +12,7 @@ use futures::future::try_join_all;
 use tokio::time::Instant;
 use walser_group::{GroupDescription, GroupId, GroupPhase, GroupSummary, OffsetToCommit};
 use walser_model::{Clock, TopicPartition};
-use walser_rpc::{ApiError, CoordinatorClient, Effect, GROUP_SHARDS, Network, shard_of_group};
+use walser_rpc::{ApiError, CoordinatorClient, Effect, GROUP_SHARDS, Network, Reason, shard_of_group};
 
 use crate::leaders::Leaders;
 use crate::metadata::{Metadata, TopicView};
@@ -131,7 +131,15 @@ impl GroupAdmin {
     pub(crate) async fn remove_member(&self, group: &GroupId, member: &str, instance: &str) -> Result<(), ApiError> {
         let remove =
             |coordinator: CoordinatorClient| async move { coordinator.remove_member(group, member, instance).await };
-        self.ask(group, false, remove).await
+        self.ask(group, false, remove).await.map_err(|failure| match failure.reason() {
+            Reason::SessionExpired => {
+                let named =
+                    if member.is_empty() { format!("instance id \"{instance}\"") } else { format!("id \"{member}\"") };
+                let text = format!("group \"{group}\" has no member of the {named}; look at those that it has");
+                ApiError::new(Reason::SessionExpired, text).with("group", group)
+            }
+            _ => failure,
+        })
     }
 
     /// Commits without a member. Returns what was refused.

@@ -13,12 +13,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use walser_group::{
-    Attach, Attached, CurrentAssignment, DetachGrace, Join, MemberRef, OffsetToCommit, RemovalCause, TokenKey,
+    Attach, Attached, CurrentAssignment, DetachGrace, GroupEpoch, Join, MemberRef, OffsetToCommit, RemovalCause,
+    TokenKey,
 };
 use walser_model::TopicPartition;
 use walser_rpc::{ApiError, MemberRequest, MemberToken, PollState, Reason, SealedToken};
 
-use crate::reading::{FetchRequest, Fetched, PartitionFailure, PartitionName, ReadPosition};
+use crate::reading::{FetchRequest, Fetched, PartitionFailure, PartitionName, ReadPosition, Reset};
 
 use super::Groups;
 use super::commits::OFFSETS_MAX;
@@ -27,6 +28,8 @@ use super::membership::{MemberCalls, PATIENCE, attached};
 use super::request::{JoinRequest, OffsetCommit};
 use super::stream::RevocationCause;
 use super::unique;
+
+use self::places::PolledRead;
 
 /// Time between two looks of a member that has no partitions yet.
 const ASSIGNMENT_LOOK: Duration = Duration::from_millis(100);
@@ -55,8 +58,11 @@ pub(crate) struct PollRequest {
 pub(crate) struct Polled {
     pub(crate) member_id: String,
     pub(crate) token: String,
-    /// `None`: the member has no partitions.
+    /// `None`: the member has nothing that can be read now.
     pub(crate) fetched: Option<Fetched>,
+    /// Positions that were moved, and partitions that cannot be read now, beside those of `fetched`.
+    pub(crate) resets: Vec<Reset>,
+    pub(crate) failures: Vec<PartitionFailure>,
     pub(crate) owned: Vec<PartitionName>,
     /// Lost since the last answer.
     pub(crate) revoked: Vec<PartitionName>,
@@ -73,6 +79,21 @@ struct Poller {
     current: CurrentAssignment,
     /// As of the last answer.
     before: PollState,
+    /// Counts its commits.
+    sequence: i64,
+    /// It has joined with this poll: without an answer nobody knows of it.
+    unknown: Option<Unknown>,
+}
+
+/// A member of which no client knows yet. It goes unless the poll that has joined it is answered.
+struct Unknown(Option<MemberCalls>);
+
+impl Drop for Unknown {
+    fn drop(&mut self) {
+        if let Some(calls) = self.0.take() {
+            tokio::spawn(calls.detach(DetachGrace::Brief));
+        }
+    }
 }
 
 impl Groups {
@@ -89,7 +110,8 @@ impl Groups {
             (_, poller.current) = poller.calls.clone().release(released).await?;
         }
         let mut places = poller.standing();
-        let fetched = self.read_polled(&mut poller, &mut places, &asked, until).await?;
+        let PolledRead { fetched, resets, failures } =
+            self.read_polled(&mut poller, &mut places, &asked, until).await?;
         if let Some(fetched) = &fetched {
             self.advance(&mut places, fetched);
         }
@@ -100,7 +122,11 @@ impl Groups {
         let poll = PollState { epoch: poller.current.epoch, held, places, settings: asked.settings };
         let (member_id, key) = (poller.of.member.to_string(), poller.key);
         let token = MemberToken { member: poller.of, poll: Some(poll) }.seal(&key)?;
-        Ok(Polled { member_id, token, fetched, owned, revoked, cause: RevocationCause::Rebalance, refused })
+        if let Some(mut unknown) = poller.unknown {
+            unknown.0 = None;
+        }
+        let cause = RevocationCause::Rebalance;
+        Ok(Polled { member_id, token, fetched, resets, failures, owned, revoked, cause, refused })
     }
 
     /// Ends the membership that a token is of. One that is gone has ended.
@@ -141,12 +167,8 @@ impl Groups {
         let join = join.ok_or_else(|| ApiError::field("join", "is missing: the first call joins with it"))?;
         let (done, joined) = oneshot::channel();
         let groups = self.clone();
-        // A caller that is gone before its member has joined leaves none behind.
-        tokio::spawn(async move {
-            if let Err(Ok(poller)) = done.send(groups.join_poller(&join).await) {
-                poller.calls.detach(DetachGrace::Brief).await;
-            }
-        });
+        // A caller that is gone before its member has joined leaves none behind: the member is dropped, and goes.
+        tokio::spawn(async move { drop(done.send(groups.join_poller(&join).await)) });
         joined.await.unwrap_or_else(|_| Err(ApiError::internal("joining met a bug of the server")))
     }
 
@@ -168,7 +190,9 @@ impl Groups {
         let (group, member, instance) = (join.group.clone(), join.member.clone(), join.instance.clone());
         let attached = attached(shard.ask(MemberRequest::Join(Box::new(join)), until).await?.1)?;
         let of = MemberRef { group, member, instance, attachment: attached.attachment };
-        Ok(Poller::new(&shard, (of, key), attached, PollState::default()))
+        let poller = Poller::new(&shard, (of, key), attached, PollState::default());
+        let unknown = Some(Unknown(Some(poller.calls.clone())));
+        Ok(Poller { unknown, ..poller })
     }
 
     /// Commits what the client has processed. Returns what was refused.
@@ -192,15 +216,15 @@ impl Groups {
             }
         }
         let to_commit: Vec<_> = to_commit.into_values().collect();
-        for (sequence, part) in (1..).zip(to_commit.chunks(OFFSETS_MAX)) {
-            let commit = poller.calls.clone().commit((poller.before.epoch, sequence), part.to_vec());
-            let failed: BTreeMap<_, _> = commit.await?.into_iter().collect();
+        for part in to_commit.chunks(OFFSETS_MAX) {
+            let epoch = poller.before.epoch;
+            let failed = poller.commit(epoch, part.to_vec()).await?;
             for OffsetToCommit { partition, offset, .. } in part {
                 if let Some(failure) = failed.get(partition) {
                     let of = names.get(partition).cloned();
                     refused.extend(of.map(|of| PartitionFailure { of, failure: failure.clone() }));
-                } else if poller.before.places.get(partition).is_some_and(|place| place.next == *offset) {
-                    // From here on it stands at what is committed.
+                } else if poller.before.places.get(partition).is_some_and(|place| place.next <= *offset) {
+                    // From here on it stands at what is committed, also where the client has passed something over.
                     poller.before.places.remove(partition);
                 }
             }
@@ -221,7 +245,17 @@ impl Poller {
     fn new(shard: &Arc<HostedShard>, (of, key): (MemberRef, TokenKey), attached: Attached, before: PollState) -> Self {
         let of = MemberRef { attachment: attached.attachment, ..of };
         let calls = MemberCalls::new(Arc::clone(shard), of.clone());
-        Self { calls, of, key, current: attached.current, before }
+        Self { calls, of, key, current: attached.current, before, sequence: 0, unknown: None }
+    }
+
+    /// Commits offsets of partitions that were assigned by `epoch`. Returns those that were refused.
+    async fn commit(
+        &mut self,
+        epoch: GroupEpoch,
+        offsets: Vec<OffsetToCommit>,
+    ) -> Result<BTreeMap<TopicPartition, ApiError>, ApiError> {
+        self.sequence += 1;
+        Ok(self.calls.clone().commit((epoch, self.sequence), offsets).await?.into_iter().collect())
     }
 }
 

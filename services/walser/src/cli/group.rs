@@ -97,6 +97,9 @@ pub(crate) struct GroupLagArgs {
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("place").required(true).args(["to", "shift", "from_group", "offset"]))]
+#[command(
+    override_usage = "walser group reset <GROUP> <PLACE> [OPTIONS]\n       PLACE: --to, --shift, --from-group, or --offset"
+)]
 #[command(after_help = "\
 Examples:
   walser group reset billing --topic orders --to @2025-11-20T18:00:00Z --dry-run

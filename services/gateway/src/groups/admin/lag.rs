@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walser_group::{CommittedOffset, GroupDescription, GroupId, MemberId};
-use walser_model::{Offset, TopicPartition};
-use walser_rpc::{ApiError, OffsetQuery, PartitionNumbers};
+use walser_model::{Offset, PartitionIndex, TopicPartition};
+use walser_rpc::{ApiError, OffsetQuery};
 
-use crate::leaders::Lookup;
+use crate::leaders::{LogEnds, Lookup};
 use crate::metadata::TopicView;
 use crate::reading::PartitionName;
 
@@ -23,8 +23,8 @@ pub(crate) struct PartitionLag {
     pub(crate) committed: Option<CommittedOffset>,
     /// The member that has it.
     pub(crate) member: Option<MemberId>,
-    /// `None`: its leader does not answer.
-    pub(crate) numbers: Option<PartitionNumbers>,
+    /// `None`: its leader does not answer, or does not know the end.
+    pub(crate) ends: Option<LogEnds>,
     /// Why.
     pub(crate) problem: Option<String>,
     /// Age of the first record that is not read.
@@ -39,16 +39,16 @@ impl PartitionLag {
 
     /// What the group reads next: where nothing is committed that is known only of a partition without records.
     fn next(&self) -> Option<Offset> {
-        let PartitionNumbers { log_start, high_watermark, .. } = self.numbers?;
+        let LogEnds { log_start, end } = self.ends?;
         match &self.committed {
             Some(committed) => Some(committed.offset.max(log_start)),
-            None => (log_start >= high_watermark).then_some(high_watermark),
+            None => (log_start >= end).then_some(end),
         }
     }
 
-    /// Offsets from what is read next to the end of the log.
+    /// Offsets from what is read next to the end of the log. Behind the end it is not known what was read.
     pub(crate) fn offsets(&self) -> Option<i64> {
-        Some(self.numbers?.high_watermark.since(self.next()?).max(0))
+        Some(self.ends?.end.since(self.next()?)).filter(|lag| *lag >= 0)
     }
 
     /// Whether its lag counts offsets of which records may be gone.
@@ -71,11 +71,19 @@ impl GroupAdmin {
         for member in &group.members {
             owners.extend(member.current.held().map(|partition| (*partition, member.member.clone())));
         }
-        let all: BTreeSet<TopicPartition> = committed.keys().chain(owners.keys()).copied().collect();
+        let mut all: BTreeSet<TopicPartition> = committed.keys().chain(owners.keys()).copied().collect();
+        // Of a topic that it reads, also the partitions of which nothing is committed: nobody may have read them.
+        let view = self.metadata.view();
+        let topics: BTreeSet<_> =
+            all.iter().filter_map(|partition| view.topic(partition.topic)).map(|it| it.id).collect();
+        for topic in topics {
+            let count = view.topic(topic).map_or(0, |topic| topic.value.partition_count);
+            all.extend((0..count).map(|number| TopicPartition::new(topic, PartitionIndex(number))));
+        }
         let found = all.into_iter().filter_map(|partition| {
             let (topic, of) = self.named(&partition)?;
             let (committed, member) = (committed.remove(&partition), owners.remove(&partition));
-            Some(PartitionLag { of, topic, committed, member, numbers: None, problem: None, behind: None })
+            Some(PartitionLag { of, topic, committed, member, ends: None, problem: None, behind: None })
         });
         let mut found: Vec<_> = found.collect();
         found.sort_unstable_by(|one, other| one.place().cmp(&other.place()));
@@ -89,16 +97,21 @@ impl GroupAdmin {
 
     /// Asks the leaders how far partitions go, and how old is what was not read.
     pub(crate) async fn measure(&self, partitions: &mut [PartitionLag]) {
-        let topics: BTreeMap<_, _> = partitions.iter().map(|lag| (lag.topic.id, &lag.topic)).collect();
-        let topics: Vec<_> = topics.into_values().cloned().collect();
-        let figures = self.leaders.figures(&topics).await;
-        for lag in partitions.iter_mut() {
-            let figure = figures.get(&lag.of.topic, lag.of.partition);
-            lag.numbers = figure.and_then(|figure| figure.numbers);
-            lag.problem = match lag.numbers {
-                Some(_) => None,
-                None => figure.and_then(|figure| figure.problem.clone()),
-            };
+        let places: Vec<_> = partitions.iter().map(|lag| (Arc::clone(&lag.topic), lag.of.partition)).collect();
+        let found = self.leaders.ends(&places).await;
+        for (lag, found) in partitions.iter_mut().zip(found) {
+            match found {
+                Ok(ends) => {
+                    (lag.ends, lag.problem) = (Some(ends), None);
+                    let beyond = lag.committed.as_ref().filter(|committed| committed.offset > ends.end);
+                    lag.problem = beyond.map(|committed| {
+                        let text =
+                            "is committed, behind the end of the log: the group goes on where its `out_of_range` says";
+                        format!("{} {text}", committed.offset)
+                    });
+                }
+                Err(failure) => (lag.ends, lag.problem) = (None, Some(failure.message().to_owned())),
+            }
         }
         self.measure_time(partitions).await;
     }

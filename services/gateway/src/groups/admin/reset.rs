@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use walser_group::{CommittedOffset, GroupId, OffsetMove, OffsetToCommit};
 use walser_model::{Offset, PartitionIndex, TopicPartition};
-use walser_rpc::{ApiError, OffsetQuery, PartitionNumbers, Reason};
+use walser_rpc::{ApiError, OffsetQuery, Reason};
 
 use crate::groups::request::OffsetCommit;
-use crate::leaders::Lookup;
+use crate::leaders::{LogEnds, Lookup};
 use crate::metadata::TopicView;
 use crate::reading::{PartitionName, ReadPosition};
 use crate::router::checked_partition;
+use crate::topics;
 
 use super::GroupAdmin;
 
@@ -53,7 +54,7 @@ struct Known<'a> {
 
 /// The places of a partition that a reset chooses from.
 struct Places {
-    numbers: PartitionNumbers,
+    ends: LogEnds,
     /// The first record at or after the time that was asked for; the end where there is none.
     time: Option<Offset>,
 }
@@ -117,6 +118,7 @@ impl GroupAdmin {
         let ResetGroup { topics, partitions, to, .. } = reset;
         let mut wanted = BTreeMap::new();
         for topic in topics.iter().collect::<BTreeSet<_>>() {
+            topics::own_name(topic)?;
             let topic = self.topics.find(topic).await?;
             let topic = match partitions.iter().max() {
                 Some(last) => self.topics.with_partition(topic, *last).await?,
@@ -151,10 +153,9 @@ impl GroupAdmin {
 
     /// What the leaders say of partitions; all of them have to answer.
     async fn places(&self, wanted: &[Wanted], to: &ResetTo) -> Result<Vec<Places>, ApiError> {
-        let topics: BTreeMap<_, _> = wanted.iter().map(|(_, (topic, _))| (topic.id, Arc::clone(topic))).collect();
-        let topics: Vec<_> = topics.into_values().collect();
+        let places: Vec<_> = wanted.iter().map(|(_, (topic, partition))| (Arc::clone(topic), *partition)).collect();
         // The ends come first: a record that is written between the two questions is not skipped.
-        let figures = self.leaders.figures(&topics).await;
+        let ends = self.leaders.ends(&places).await;
         let times = match to {
             ResetTo::Position(ReadPosition::Time(millis)) => {
                 let lookup = |(_, (topic, partition)): &Wanted| Lookup {
@@ -162,23 +163,16 @@ impl GroupAdmin {
                     partition: *partition,
                     query: OffsetQuery::Time(*millis),
                 };
-                self.leaders
-                    .look_up(&wanted.iter().map(lookup).collect::<Vec<_>>())
-                    .await
-                    .into_iter()
-                    .map(Some)
-                    .collect()
+                let found = self.leaders.look_up(&wanted.iter().map(lookup).collect::<Vec<_>>()).await;
+                found.into_iter().map(Some).collect()
             }
             _ => vec![None; wanted.len()],
         };
         let mut places = Vec::with_capacity(wanted.len());
-        for ((_, (topic, partition)), time) in wanted.iter().zip(times) {
-            let figure = figures.get(&topic.name, *partition);
-            let numbers = figure.and_then(|figure| figure.numbers);
-            let numbers =
-                numbers.ok_or_else(|| no_leader(topic, *partition, figure.and_then(|it| it.problem.clone())))?;
-            let time = time.transpose()?.map(|found| found.offset.unwrap_or(numbers.high_watermark));
-            places.push(Places { numbers, time });
+        for (((_, (topic, partition)), ends), time) in wanted.iter().zip(ends).zip(times) {
+            let ends = ends.map_err(|failure| no_leader(topic, *partition, &failure))?;
+            let time = time.transpose()?.map(|found| found.offset.unwrap_or(ends.end));
+            places.push(Places { ends, time });
         }
         Ok(places)
     }
@@ -197,14 +191,14 @@ impl Known<'_> {
 
     /// Where a partition goes, within what its log has.
     fn target(&self, partition: &TopicPartition, to: &ResetTo, places: &Places) -> Option<OffsetToCommit> {
-        let PartitionNumbers { log_start, high_watermark, .. } = places.numbers;
+        let LogEnds { log_start, end } = places.ends;
         let (wanted, leader_epoch, metadata) = match to {
             ResetTo::Position(place) => {
                 let offset = match place {
                     ReadPosition::Offset(offset) => Offset(*offset),
                     ReadPosition::Earliest => log_start,
-                    ReadPosition::Latest => high_watermark,
-                    ReadPosition::Last(count) => Offset(high_watermark.0.saturating_sub(*count)),
+                    ReadPosition::Latest => end,
+                    ReadPosition::Last(count) => Offset(end.0.saturating_sub(*count)),
                     ReadPosition::Time(_) => places.time?,
                 };
                 (offset, None, String::new())
@@ -223,18 +217,14 @@ impl Known<'_> {
             }
         };
         // The log start may lie beyond what followers have of a log that was cut a moment ago.
-        let offset = wanted.min(high_watermark).max(log_start);
+        let offset = wanted.min(end).max(log_start);
         let leader_epoch = leader_epoch.filter(|_| offset == wanted);
         Some(OffsetToCommit { partition: *partition, offset, leader_epoch, metadata })
     }
 }
 
-fn no_leader(topic: &TopicView, partition: i32, problem: Option<String>) -> ApiError {
-    let why = problem.unwrap_or_else(|| "its leader does not answer".to_owned());
-    let text = format!(
-        "partition {partition} of topic \"{}\": {why}; nothing was moved. Try again, or name other partitions",
-        topic.name
-    );
+fn no_leader(topic: &TopicView, partition: i32, failure: &ApiError) -> ApiError {
+    let text = format!("{}; nothing was moved. Try again, or name other partitions", failure.message());
     ApiError::new(Reason::LeaderNotAvailable, text)
         .with("topic", &topic.name)
         .with("partition", PartitionIndex(partition).0)

@@ -5,16 +5,30 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use tokio::time::Instant;
+use walser_group::{AssignedPartitions, CommittedOffset, OffsetToCommit};
 use walser_model::{LeaderEpoch, Offset, PartitionIndex, TopicPartition};
-use walser_rpc::{ApiError, PollPlace};
+use walser_rpc::{ApiError, PollPlace, Reason};
 
 use crate::groups::Groups;
-use crate::reading::{FetchRequest, Fetched, LOOK_UPS_AT_ONCE, ReadPosition, ReadTarget, Target};
+use crate::metadata::View;
+use crate::reading::{
+    FetchRequest, Fetched, LOOK_UPS_AT_ONCE, OutOfRange, PartitionFailure, PartitionName, ReadPosition, ReadTarget,
+    Reset, Target,
+};
 
 use super::{ASSIGNMENT_LOOK, HEARTBEAT, PollRequest, Poller};
 
 /// Places by partition.
 pub(super) type Places = BTreeMap<TopicPartition, PollPlace>;
+
+/// What a poll has read.
+#[derive(Debug, Default)]
+pub(super) struct PolledRead {
+    pub(super) fetched: Option<Fetched>,
+    /// Beside those of `fetched`.
+    pub(super) resets: Vec<Reset>,
+    pub(super) failures: Vec<PartitionFailure>,
+}
 
 impl Poller {
     /// Where it stands in what it still has, and has had since the last answer.
@@ -28,36 +42,59 @@ impl Poller {
 }
 
 impl Groups {
-    /// Reads what the member has until there is something, its time is over, or partitions are to move. `None`: it has none.
+    /// Reads what the member has until there is something, its time is over, or partitions are to move.
     pub(super) async fn read_polled(
         &self,
         poller: &mut Poller,
         places: &mut Places,
         asked: &PollRequest,
         until: Instant,
-    ) -> Result<Option<Fetched>, ApiError> {
+    ) -> Result<PolledRead, ApiError> {
+        let mut resets = Vec::new();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let fetched = if poller.current.assigned.is_empty() {
+            let (targets, mut failures) = self.targets_of(poller, places, asked.start).await?;
+            let fetched = if targets.is_empty() {
                 tokio::time::sleep(ASSIGNMENT_LOOK.min(left)).await;
                 None
             } else {
-                let targets = self.targets_of(poller, places, asked.start).await?;
-                Some(self.fetch_polled(targets, asked, left.min(HEARTBEAT)).await?)
+                match self.fetch_polled(targets, asked, left.min(HEARTBEAT)).await {
+                    Ok(fetched) => Some(fetched),
+                    Err(failure) => {
+                        if let Some(reset) = self.diverged(places, asked, None, &failure) {
+                            resets.push(reset);
+                            continue;
+                        }
+                        // Nothing could be read. What was committed is committed: the client needs its next token.
+                        failures.push(PartitionFailure {
+                            of: partition_of(&failure).ok_or_else(|| failure.clone())?,
+                            failure,
+                        });
+                        tokio::time::sleep(ASSIGNMENT_LOOK.min(left)).await;
+                        None
+                    }
+                }
             };
-            let news = fetched.as_ref().is_some_and(|fetched| {
-                !fetched.chunks.is_empty() || !fetched.resets.is_empty() || !fetched.failures.is_empty()
-            });
-            if news || Instant::now() >= until {
-                return Ok(fetched);
+            let mut read = PolledRead { fetched, resets, failures };
+            if let Some(fetched) = &mut read.fetched {
+                let failed = std::mem::take(&mut fetched.failures);
+                for problem in failed {
+                    match self.diverged(places, asked, Some(&problem.of), &problem.failure) {
+                        Some(reset) => read.resets.push(reset),
+                        None => fetched.failures.push(problem),
+                    }
+                }
+            }
+            if read.has_news() || Instant::now() >= until {
+                return Ok(read);
             }
             let (_, current) = poller.calls.clone().heartbeat().await?;
-            let moves = !current.revoking.is_empty();
-            poller.current = current;
-            places.retain(|partition, _| poller.current.assigned.contains_key(partition));
-            if moves {
-                return Ok(fetched);
+            let before = std::mem::replace(&mut poller.current, current);
+            forget_moved(places, &before.assigned, &poller.current.assigned);
+            if !poller.current.revoking.is_empty() {
+                return Ok(read);
             }
+            resets = read.resets;
         }
     }
 
@@ -72,32 +109,62 @@ impl Groups {
         self.reading.fetch(&request, None).await
     }
 
-    /// What the member reads, and from where: where it stands, else at what is committed, else where it said it starts.
+    /// The log of a partition is not the one that was read before: goes on where what was read ends in it, unless the client
+    /// wants the error.
+    fn diverged(
+        &self,
+        places: &mut Places,
+        asked: &PollRequest,
+        of: Option<&PartitionName>,
+        failure: &ApiError,
+    ) -> Option<Reset> {
+        if failure.reason() != Reason::LogDiverged || asked.read.options.out_of_range == OutOfRange::Fail {
+            return None;
+        }
+        let number = |key: &str| failure.value(key)?.parse::<i64>().ok();
+        let of = of.cloned().or_else(|| partition_of(failure))?;
+        let (actual, lost) = (number("divergingOffset")?, number("lostCount").unwrap_or(0));
+        let topic = self.metadata.view().topic_named(&of.topic)?.id;
+        let place = PollPlace { next: Offset(actual), leader_epoch: None, delivered: false };
+        places.insert(TopicPartition::new(topic, PartitionIndex(of.partition)), place);
+        Some(Reset { of, requested: Offset(actual.saturating_add(lost)), actual: Offset(actual) })
+    }
+
+    /// What the member reads, and from where: where it stands, else at what is committed, else where it said it starts. With
+    /// it, what cannot be read now.
     async fn targets_of(
         &self,
-        poller: &Poller,
-        places: &mut Places,
+        poller: &mut Poller,
+        places: &Places,
         start: ReadPosition,
-    ) -> Result<Vec<ReadTarget>, ApiError> {
-        let unknown: Vec<_> =
-            poller.current.assigned.keys().filter(|partition| !places.contains_key(partition)).copied().collect();
-        let mut committed = BTreeMap::new();
-        if !unknown.is_empty() {
-            for (partition, found) in poller.calls.clone().offsets(unknown).await? {
-                match found {
-                    Some(found) => drop(committed.insert(partition, (found.offset, found.leader_epoch))),
-                    // The beginning is found by whoever reads; every other place is found once.
-                    None if start == ReadPosition::Earliest => {}
-                    None => drop(committed.insert(partition, (Offset(-1), None))),
-                }
-            }
-        }
-        self.pin(&committed, places, start).await?;
+    ) -> Result<(Vec<ReadTarget>, Vec<PartitionFailure>), ApiError> {
         let view = self.metadata.view();
-        let target = |partition: &TopicPartition| {
+        // Of a topic that is gone, or that is not known here yet, nothing can be read.
+        let known = |partition: &&TopicPartition| view.topic(partition.topic).is_some();
+        let held: Vec<_> = poller.current.assigned.keys().filter(known).copied().collect();
+        let unknown: Vec<_> = held.iter().filter(|partition| !places.contains_key(partition)).copied().collect();
+        let mut committed: BTreeMap<_, Option<CommittedOffset>> = BTreeMap::new();
+        if !unknown.is_empty() {
+            committed.extend(poller.calls.clone().offsets(unknown).await?);
+        }
+        let mut begins = BTreeMap::new();
+        let mut failures = Vec::new();
+        // The beginning is found by whoever reads; every other place is found once, and committed: the next time it would be
+        // another one, behind records that nobody has read.
+        if start != ReadPosition::Earliest {
+            let new = committed.iter().filter(|(_, found)| found.is_none()).map(|(partition, _)| *partition);
+            (begins, failures) = self.find_begins(poller, &view, new.collect(), start).await?;
+        }
+        let failed: Vec<_> = failures.iter().map(|failure| failure.of.clone()).collect();
+        let target = |partition: TopicPartition| {
             let topic = view.topic(partition.topic)?;
-            let place = places.get(partition).map(|place| (place.next, place.leader_epoch));
-            let place = place.or_else(|| committed.get(partition).copied());
+            if failed.contains(&PartitionName::of(topic, partition.partition.0)) {
+                return None;
+            }
+            let place = places.get(&partition).map(|place| (place.next, place.leader_epoch));
+            let known = committed.get(&partition).and_then(Option::as_ref);
+            let place = place.or_else(|| known.map(|known| (known.offset, known.leader_epoch)));
+            let place = place.or_else(|| begins.get(&partition).map(|begin| (*begin, None)));
             let (position, epoch) = match place {
                 Some((offset, epoch)) => (ReadPosition::Offset(offset.0), epoch),
                 None => (ReadPosition::Earliest, None),
@@ -111,30 +178,43 @@ impl Groups {
                 ..ReadTarget::default()
             })
         };
-        Ok(poller.current.assigned.keys().filter_map(target).collect())
+        Ok((held.into_iter().filter_map(target).collect(), failures))
     }
 
-    /// Finds where partitions begin of which nothing is committed, those with the offset -1, and keeps it: records that are
-    /// written between two polls are not passed over.
-    async fn pin(
+    /// Finds where partitions begin of which nothing is committed, and commits it. Those whose leaders do not answer are not
+    /// read now.
+    async fn find_begins(
         &self,
-        committed: &BTreeMap<TopicPartition, (Offset, Option<LeaderEpoch>)>,
-        places: &mut Places,
+        poller: &mut Poller,
+        view: &View,
+        partitions: Vec<TopicPartition>,
         start: ReadPosition,
-    ) -> Result<(), ApiError> {
-        let view = self.metadata.view();
-        let unknown = committed.iter().filter(|(_, (offset, _))| *offset < Offset::ZERO);
-        let looks = unknown.filter_map(|(partition, _)| {
+    ) -> Result<(BTreeMap<TopicPartition, Offset>, Vec<PartitionFailure>), ApiError> {
+        let looks = partitions.into_iter().filter_map(|partition| {
             let topic = view.topic(partition.topic)?.clone();
             let target = Target { topic, partition: partition.partition.0, start, end: None, last_epoch: -1 };
-            Some(async move { (*partition, self.reading.positions().boundary(&target, start).await) })
+            Some(async move { (partition, target.name(), self.reading.positions().boundary(&target, start).await) })
         });
         let looks: Vec<_> = looks.collect();
         let found: Vec<_> = futures::stream::iter(looks).buffered(LOOK_UPS_AT_ONCE).collect().await;
-        for (partition, next) in found {
-            places.insert(partition, PollPlace { next: next?, leader_epoch: None, delivered: false });
+        let (mut begins, mut failures, mut to_commit) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for (partition, of, found) in found {
+            match found {
+                Ok(offset) => {
+                    begins.insert(partition, offset);
+                    to_commit.push(OffsetToCommit { partition, offset, leader_epoch: None, metadata: String::new() });
+                }
+                Err(failure) => failures.push(PartitionFailure { of, failure }),
+            }
         }
-        Ok(())
+        for part in to_commit.chunks(crate::groups::OFFSETS_MAX) {
+            let epoch = poller.current.epoch;
+            // One that has moved meanwhile is begun by whoever has it.
+            for partition in poller.commit(epoch, part.to_vec()).await?.into_keys() {
+                begins.remove(&partition);
+            }
+        }
+        Ok((begins, failures))
     }
 
     /// Moves places behind what was read.
@@ -150,5 +230,45 @@ impl Groups {
             let (next, leader_epoch) = (Offset(chunk.content.next_offset), Some(LeaderEpoch(chunk.leader_epoch)));
             places.insert(partition, PollPlace { next, leader_epoch, delivered: true });
         }
+    }
+}
+
+impl PolledRead {
+    /// Whether there is something that a client should not wait for: what a moment does not mend, too.
+    fn has_news(&self) -> bool {
+        let fetched = self.fetched.as_ref();
+        let came = fetched.is_some_and(|it| !it.chunks.is_empty() || !it.resets.is_empty());
+        let mut failures = fetched.iter().flat_map(|it| &it.failures).chain(&self.failures);
+        came || !self.resets.is_empty() || failures.any(|failure| !failure.failure.is_transient())
+    }
+}
+
+/// The partition that a failure names.
+fn partition_of(failure: &ApiError) -> Option<PartitionName> {
+    let partition = failure.value("partition")?.parse().ok()?;
+    Some(PartitionName { topic: failure.value("topic")?.into(), partition })
+}
+
+/// Forgets the places in partitions that are gone, or that were taken and given again: they are read from what is committed.
+fn forget_moved(places: &mut Places, before: &AssignedPartitions, now: &AssignedPartitions) {
+    places.retain(|partition, _| before.get(partition).is_some_and(|since| now.get(partition) == Some(since)));
+}
+
+#[cfg(test)]
+mod tests {
+    use walser_group::GroupEpoch;
+    use walser_model::TopicId;
+
+    use super::*;
+
+    #[test]
+    fn what_was_taken_and_given_again_is_not_read_from_where_it_was() {
+        let partition = |number| TopicPartition::new(TopicId::from_bytes([1; 16]), PartitionIndex(number));
+        let place = PollPlace { next: Offset(7), leader_epoch: None, delivered: true };
+        let mut places: Places = (0..3).map(|number| (partition(number), place)).collect();
+        let before = (0..3).map(|number| (partition(number), GroupEpoch(4))).collect();
+        let now = [(partition(0), GroupEpoch(4)), (partition(1), GroupEpoch(6))].into();
+        forget_moved(&mut places, &before, &now);
+        assert_eq!(places.into_keys().collect::<Vec<_>>(), [partition(0)]);
     }
 }

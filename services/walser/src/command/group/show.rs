@@ -186,8 +186,8 @@ pub(super) fn show_lags(form: Form, lags: &[(pb::Group, Vec<pb::GroupOffset>)]) 
             };
             let rows: Vec<_> = lags.iter().map(row).collect();
             output::data(&table(&["GROUP", "STATE", "MEMBERS", "LAG", "TIME LAG"], &rows));
-            for (_, offsets) in lags.iter().filter(|(_, offsets)| !offsets.is_empty()) {
-                output::data("");
+            for (group, offsets) in lags.iter().filter(|(_, offsets)| !offsets.is_empty()) {
+                output::data(&format!("\n{}", group.name));
                 show_offsets(offsets);
             }
         }
