@@ -342,7 +342,7 @@ async fn a_shell_script_reads_a_topic_in_order_through_two_gateways_of_which_one
     let tools = std::path::Path::new(&grpcurl).parent().unwrap().to_owned();
     let path =
         std::env::join_paths(std::iter::once(tools).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())));
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/shell/poll.sh");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/poll.sh");
     let mut command = Command::new(script);
     command.args(["g", "t"]).args(&addresses).env("PATH", path.unwrap());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
