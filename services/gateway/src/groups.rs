@@ -15,6 +15,7 @@ mod doubts;
 mod holdings;
 mod hosted_shard;
 mod membership;
+mod named_commits;
 mod poll;
 mod request;
 mod stream;

@@ -21,43 +21,44 @@ const PAGE: i32 = 1000;
 
 /// Names of topics.
 pub(crate) fn topics(word: &OsStr) -> Vec<CompletionCandidate> {
-    let beginning = word.to_string_lossy().into_owned();
-    let list = |server: Server| async move {
-        let mut names = Vec::new();
-        let mut request = pb::ListTopicsRequest {
+    names(word, async |server, beginning, page_token| {
+        let request = pb::ListTopicsRequest {
             page_size: PAGE,
-            name_contains: beginning.clone(),
+            page_token,
+            name_contains: beginning.to_owned(),
             // Only those who begin such a name want one.
             include_internal: beginning.starts_with(RESERVED_PREFIX),
             ..Default::default()
         };
-        while names.len() < NAMES_MAX {
-            let page = server.client.topics().list_topics(request.clone()).await.ok()?.into_inner();
-            let fits = page.topics.into_iter().filter(|topic| topic.name.starts_with(&beginning));
-            names.extend(fits.map(|topic| (topic.name, None)));
-            request.page_token = page.next_page_token;
-            if request.page_token.is_empty() {
-                break;
-            }
-        }
-        Some(names)
-    };
-    candidates(word, asked(list))
+        let page = server.client.topics().list_topics(request).await.ok()?.into_inner();
+        Some((page.topics.into_iter().map(|topic| topic.name).collect(), page.next_page_token))
+    })
 }
 
 /// Names of groups.
 pub(crate) fn groups(word: &OsStr) -> Vec<CompletionCandidate> {
+    names(word, async |server, beginning, page_token| {
+        let name_contains = beginning.to_owned();
+        let request = pb::ListGroupsRequest { page_size: PAGE, page_token, name_contains, ..Default::default() };
+        let page = server.client.groups().list_groups(request).await.ok()?.into_inner();
+        Some((page.groups.into_iter().map(|group| group.name).collect(), page.next_page_token))
+    })
+}
+
+/// Names that begin as the word does, from pages of names that have its text anywhere. `page`: the names behind a page token,
+/// and the next one.
+fn names(
+    word: &OsStr,
+    page: impl AsyncFn(&Server, &str, String) -> Option<(Vec<String>, String)>,
+) -> Vec<CompletionCandidate> {
     let beginning = word.to_string_lossy().into_owned();
     let list = |server: Server| async move {
-        let mut names = Vec::new();
-        let mut request =
-            pb::ListGroupsRequest { page_size: PAGE, name_contains: beginning.clone(), ..Default::default() };
+        let (mut names, mut page_token) = (Vec::new(), String::new());
         while names.len() < NAMES_MAX {
-            let page = server.client.groups().list_groups(request.clone()).await.ok()?.into_inner();
-            let fits = page.groups.into_iter().filter(|group| group.name.starts_with(&beginning));
-            names.extend(fits.map(|group| (group.name, None)));
-            request.page_token = page.next_page_token;
-            if request.page_token.is_empty() {
+            let (found, next) = page(&server, &beginning, page_token).await?;
+            names.extend(found.into_iter().filter(|name| name.starts_with(&beginning)).map(|name| (name, None)));
+            page_token = next;
+            if page_token.is_empty() {
                 break;
             }
         }

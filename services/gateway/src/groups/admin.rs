@@ -4,13 +4,13 @@
 mod lag;
 mod reset;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join_all;
 use tokio::time::Instant;
-use walser_group::{GroupDescription, GroupId, GroupPhase, GroupSummary, OffsetToCommit};
+use walser_group::{GroupDescription, GroupId, GroupPhase, GroupSummary};
 use walser_model::{Clock, TopicPartition};
 use walser_rpc::{ApiError, CoordinatorClient, Effect, GROUP_SHARDS, Network, Reason, shard_of_group};
 
@@ -22,6 +22,7 @@ use crate::router::checked_partition;
 use crate::topics::Topics;
 
 use super::hosted_shard::{session_lost, silent, without_coordinator};
+use super::named_commits::NamedCommits;
 use super::request::OffsetCommit;
 
 pub(crate) use lag::{PartitionLag, total};
@@ -148,31 +149,17 @@ impl GroupAdmin {
         group: &GroupId,
         offsets: Vec<OffsetCommit>,
     ) -> Result<Vec<PartitionFailure>, ApiError> {
-        let (mut names, mut refused) = (HashMap::new(), Vec::new());
-        let mut to_commit = BTreeMap::new();
-        for offset in offsets {
-            match self.topics.partition(&offset.of, offset.topic_id).await {
-                Ok(partition) => {
-                    let OffsetCommit { of, offset, leader_epoch, metadata, .. } = offset;
-                    names.insert(partition, of);
-                    // Of several for one partition the last one holds.
-                    to_commit.insert(partition, OffsetToCommit { partition, offset, leader_epoch, metadata });
-                }
-                Err(failure) => refused.push(PartitionFailure { of: offset.of, failure }),
-            }
+        let (mut commits, any) = (NamedCommits::default(), !offsets.is_empty());
+        commits.resolve(&self.topics, offsets).await;
+        if any && commits.to_commit.is_empty() {
+            return Ok(commits.into_refused());
         }
-        if to_commit.is_empty() && !refused.is_empty() {
-            return Ok(refused);
-        }
-        let to_commit: &Vec<_> = &to_commit.into_values().collect();
+        let to_commit: &Vec<_> = &std::mem::take(&mut commits.to_commit).into_values().collect();
         let commit = |coordinator: CoordinatorClient| async move { coordinator.commit(group, to_commit).await };
-        let failed = self.ask(group, true, commit).await?.into_iter();
-        refused.extend(
-            failed.filter_map(|(partition, failure)| {
-                Some(PartitionFailure { of: names.get(&partition)?.clone(), failure })
-            }),
-        );
-        Ok(refused)
+        for (partition, failure) in self.ask(group, true, commit).await? {
+            commits.refuse(&partition, failure);
+        }
+        Ok(commits.into_refused())
     }
 
     /// The topic of a partition, and the partition's name, unless it is gone.

@@ -7,7 +7,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use walser_group::{
     AssignedPartitions, Attach, Attached, AttachmentNumber, Commit, CommitAuthor, CommittedOffset, CurrentAssignment,
-    DetachGrace, GatewayId, GroupEpoch, Join, MemberRef, OffsetToCommit, RemovalCause, TokenKey,
+    DetachGrace, GatewayId, GroupEpoch, MemberRef, OffsetToCommit, RemovalCause, TokenKey,
 };
 use walser_model::TopicPartition;
 use walser_rpc::{ApiError, MemberAnswer, MemberRequest, MemberToken, Reason};
@@ -70,7 +70,7 @@ impl Groups {
             }
             let of = sealed.open(&key)?.member;
             match attach(&shard, (of, key), asked, &self.gateway, until).await {
-                Err(failure) if matches!(failure.reason(), Reason::SessionExpired | Reason::GroupNotFound) => {}
+                Err(failure) if is_no_member(&failure) => {}
                 outcome => return outcome,
             }
         }
@@ -80,17 +80,7 @@ impl Groups {
         let member = unique(&*self.random).parse().expect("a UUID is a name");
         // Known before it joins, so that a report does not leave it out.
         let entry = shard.enter((&asked.group, &member), AttachmentNumber(0)).ok_or_else(replaced)?;
-        let join = Join {
-            group: asked.group.clone(),
-            member: member.clone(),
-            instance: asked.instance.clone(),
-            client_id: asked.client_id.clone(),
-            client_address: asked.client_address.clone(),
-            subscription: asked.subscription.clone(),
-            session_timeout: asked.session_timeout,
-            revocation_timeout: asked.revocation_timeout(),
-            gateway: Some(self.gateway.clone()),
-        };
+        let join = asked.join(member.clone(), Some(self.gateway.clone()));
         let (said, answer) = shard.ask(MemberRequest::Join(Box::new(join)), until).await?;
         let Attached { attachment, current, session_timeout } = attached(answer)?;
         let of = MemberRef { group: asked.group.clone(), member, instance: asked.instance.clone(), attachment };
@@ -132,10 +122,14 @@ fn unexpected() -> ApiError {
     ApiError::internal("the group coordinator gave the answer to something else")
 }
 
+/// Whether the member, or its group, is no more.
+pub(super) fn is_no_member(failure: &ApiError) -> bool {
+    matches!(failure.reason(), Reason::SessionExpired | Reason::GroupNotFound)
+}
+
 /// Whether the member is no more, or is attached elsewhere.
 pub(super) fn is_gone(failure: &ApiError) -> bool {
-    use Reason::{GroupNotFound, InstanceFenced, MemberFenced, SessionExpired};
-    matches!(failure.reason(), SessionExpired | MemberFenced | InstanceFenced | GroupNotFound)
+    is_no_member(failure) || matches!(failure.reason(), Reason::MemberFenced | Reason::InstanceFenced)
 }
 
 // === impl Membership ===

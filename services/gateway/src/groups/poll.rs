@@ -13,18 +13,18 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use walser_group::{
-    Attach, Attached, CurrentAssignment, DetachGrace, GroupEpoch, Join, MemberRef, OffsetToCommit, RemovalCause,
-    TokenKey,
+    Attach, Attached, CurrentAssignment, DetachGrace, GroupEpoch, MemberRef, OffsetToCommit, RemovalCause, TokenKey,
 };
 use walser_model::TopicPartition;
-use walser_rpc::{ApiError, MemberRequest, MemberToken, PollState, Reason, SealedToken};
+use walser_rpc::{ApiError, MemberRequest, MemberToken, PollState, SealedToken};
 
 use crate::reading::{FetchRequest, Fetched, PartitionFailure, PartitionName, ReadPosition, Reset};
 
 use super::Groups;
 use super::commits::OFFSETS_MAX;
 use super::hosted_shard::HostedShard;
-use super::membership::{MemberCalls, PATIENCE, attached};
+use super::membership::{MemberCalls, PATIENCE, attached, is_no_member};
+use super::named_commits::NamedCommits;
 use super::request::{JoinRequest, OffsetCommit};
 use super::stream::RevocationCause;
 use super::unique;
@@ -175,18 +175,8 @@ impl Groups {
     async fn join_poller(&self, asked: &JoinRequest) -> Result<Poller, ApiError> {
         let (shard, until) = (self.shard(&asked.group)?, Instant::now() + PATIENCE);
         let key = shard.token_key(until).await?;
-        let join = Join {
-            group: asked.group.clone(),
-            member: unique(&*self.random).parse().expect("a UUID is a name"),
-            instance: asked.instance.clone(),
-            client_id: asked.client_id.clone(),
-            client_address: asked.client_address.clone(),
-            subscription: asked.subscription.clone(),
-            session_timeout: asked.session_timeout,
-            // It releases with its next poll.
-            revocation_timeout: asked.session_timeout,
-            gateway: None,
-        };
+        // It releases with its next poll, within its session timeout.
+        let join = asked.join(unique(&*self.random).parse().expect("a UUID is a name"), None);
         let (group, member, instance) = (join.group.clone(), join.member.clone(), join.instance.clone());
         let attached = attached(shard.ask(MemberRequest::Join(Box::new(join)), until).await?.1)?;
         let of = MemberRef { group, member, instance, attachment: attached.attachment };
@@ -197,39 +187,28 @@ impl Groups {
 
     /// Commits what the client has processed. Returns what was refused.
     async fn commit_polled(&self, poller: &mut Poller, asked: &PollRequest) -> Result<Vec<PartitionFailure>, ApiError> {
-        let (mut to_commit, mut names, mut refused) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let mut commits = NamedCommits::default();
         let delivered = poller.before.places.iter().filter(|(_, place)| asked.commit_previous && place.delivered);
         for (partition, place) in delivered {
             let Some(name) = self.name_of(partition) else { continue };
-            names.insert(*partition, name);
             let (offset, leader_epoch, metadata) = (place.next, place.leader_epoch, String::new());
-            to_commit.insert(*partition, OffsetToCommit { partition: *partition, offset, leader_epoch, metadata });
+            commits.add(name, OffsetToCommit { partition: *partition, offset, leader_epoch, metadata });
         }
-        for commit in &asked.commits {
-            match self.topics.partition(&commit.of, commit.topic_id).await {
-                Ok(partition) => {
-                    names.insert(partition, commit.of.clone());
-                    let OffsetCommit { offset, leader_epoch, metadata, .. } = commit.clone();
-                    to_commit.insert(partition, OffsetToCommit { partition, offset, leader_epoch, metadata });
-                }
-                Err(failure) => refused.push(PartitionFailure { of: commit.of.clone(), failure }),
-            }
-        }
-        let to_commit: Vec<_> = to_commit.into_values().collect();
+        commits.resolve(&self.topics, asked.commits.clone()).await;
+        let to_commit: Vec<_> = std::mem::take(&mut commits.to_commit).into_values().collect();
         for part in to_commit.chunks(OFFSETS_MAX) {
             let epoch = poller.before.epoch;
-            let failed = poller.commit(epoch, part.to_vec()).await?;
+            let mut failed = poller.commit(epoch, part.to_vec()).await?;
             for OffsetToCommit { partition, offset, .. } in part {
-                if let Some(failure) = failed.get(partition) {
-                    let of = names.get(partition).cloned();
-                    refused.extend(of.map(|of| PartitionFailure { of, failure: failure.clone() }));
+                if let Some(failure) = failed.remove(partition) {
+                    commits.refuse(partition, failure);
                 } else if poller.before.places.get(partition).is_some_and(|place| place.next <= *offset) {
                     // From here on it stands at what is committed, also where the client has passed something over.
                     poller.before.places.remove(partition);
                 }
             }
         }
-        Ok(refused)
+        Ok(commits.into_refused())
     }
 
     /// The name of a partition, unless its topic is gone.
@@ -263,9 +242,4 @@ impl Poller {
 async fn attach(shard: &Arc<HostedShard>, member: &MemberRef, until: Instant) -> Result<Attached, ApiError> {
     let attach = Attach { member: member.clone(), subscription: None, revocation_timeout: None, gateway: None };
     attached(shard.ask(MemberRequest::Attach(Box::new(attach)), until).await?.1)
-}
-
-/// Whether the member, or its group, is no more.
-fn is_no_member(failure: &ApiError) -> bool {
-    matches!(failure.reason(), Reason::SessionExpired | Reason::GroupNotFound)
 }

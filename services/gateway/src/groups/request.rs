@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use walser_group::{GroupId, InstanceId, Subscription};
+use walser_group::{GatewayId, GroupId, InstanceId, Join, MemberId, Subscription};
 use walser_model::{LeaderEpoch, Offset, TopicId};
 use walser_rpc::SealedToken;
 
@@ -48,6 +48,21 @@ impl JoinRequest {
     /// once.
     pub(super) fn revocation_timeout(&self) -> Duration {
         self.confirm_within.unwrap_or(self.session_timeout)
+    }
+
+    /// What the coordinator is asked for a new member. `gateway`: `None` for one that polls.
+    pub(super) fn join(&self, member: MemberId, gateway: Option<GatewayId>) -> Join {
+        Join {
+            group: self.group.clone(),
+            member,
+            instance: self.instance.clone(),
+            client_id: self.client_id.clone(),
+            client_address: self.client_address.clone(),
+            subscription: self.subscription.clone(),
+            session_timeout: self.session_timeout,
+            revocation_timeout: self.revocation_timeout(),
+            gateway,
+        }
     }
 }
 

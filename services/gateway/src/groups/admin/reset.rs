@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use walser_group::{CommittedOffset, GroupId, OffsetMove, OffsetToCommit};
 use walser_model::{Offset, PartitionIndex, TopicPartition};
-use walser_rpc::{ApiError, OffsetQuery, Reason};
+use walser_rpc::{ApiError, CoordinatorClient, OffsetQuery, Reason};
 
 use crate::groups::request::OffsetCommit;
 use crate::leaders::{LogEnds, Lookup};
@@ -43,7 +43,7 @@ pub(crate) struct ResetGroup {
 }
 
 /// A partition that may move.
-type Wanted = (TopicPartition, (Arc<TopicView>, i32));
+type Wanted = (TopicPartition, Arc<TopicView>);
 
 /// What each form of a reset goes by.
 struct Known<'a> {
@@ -79,9 +79,8 @@ impl GroupAdmin {
         let offsets: &Vec<_> =
             &moved.filter_map(|((partition, _), places)| known.target(partition, to, places)).collect();
         let how = (*force, *validate_only);
-        let reset = |coordinator: walser_rpc::CoordinatorClient| async move {
-            coordinator.reset_offsets(group, offsets, how).await
-        };
+        let reset =
+            |coordinator: CoordinatorClient| async move { coordinator.reset_offsets(group, offsets, how).await };
         let moves = self.ask(group, *validate_only, reset).await?;
         let mut named: Vec<_> =
             moves.into_iter().filter_map(|moved| Some((self.named(&moved.partition)?.1, moved))).collect();
@@ -130,7 +129,7 @@ impl GroupAdmin {
             };
             for number in numbers {
                 let partition = TopicPartition::new(topic.id, checked_partition(&topic, number)?);
-                wanted.insert(partition, (Arc::clone(&topic), number));
+                wanted.insert(partition, Arc::clone(&topic));
             }
         }
         if topics.is_empty() {
@@ -142,7 +141,7 @@ impl GroupAdmin {
             for partition in all {
                 // A topic that is gone has nothing to read any more.
                 if let Some((topic, _)) = self.named(partition) {
-                    wanted.insert(*partition, (topic, partition.partition.0));
+                    wanted.insert(*partition, topic);
                 }
             }
         }
@@ -153,14 +152,14 @@ impl GroupAdmin {
 
     /// What the leaders say of partitions; all of them have to answer.
     async fn places(&self, wanted: &[Wanted], to: &ResetTo) -> Result<Vec<Places>, ApiError> {
-        let places: Vec<_> = wanted.iter().map(|(_, (topic, partition))| (Arc::clone(topic), *partition)).collect();
+        let places: Vec<_> = wanted.iter().map(|(of, topic)| (Arc::clone(topic), of.partition.0)).collect();
         // The ends come first: a record that is written between the two questions is not skipped.
         let ends = self.leaders.ends(&places).await;
         let times = match to {
             ResetTo::Position(ReadPosition::Time(millis)) => {
-                let lookup = |(_, (topic, partition)): &Wanted| Lookup {
+                let lookup = |(of, topic): &Wanted| Lookup {
                     topic: Arc::clone(topic),
-                    partition: *partition,
+                    partition: of.partition.0,
                     query: OffsetQuery::Time(*millis),
                 };
                 let found = self.leaders.look_up(&wanted.iter().map(lookup).collect::<Vec<_>>()).await;
@@ -169,8 +168,8 @@ impl GroupAdmin {
             _ => vec![None; wanted.len()],
         };
         let mut places = Vec::with_capacity(wanted.len());
-        for (((_, (topic, partition)), ends), time) in wanted.iter().zip(ends).zip(times) {
-            let ends = ends.map_err(|failure| no_leader(topic, *partition, &failure))?;
+        for (((of, topic), ends), time) in wanted.iter().zip(ends).zip(times) {
+            let ends = ends.map_err(|failure| no_leader(topic, of.partition, &failure))?;
             let time = time.transpose()?.map(|found| found.offset.unwrap_or(ends.end));
             places.push(Places { ends, time });
         }
@@ -223,9 +222,7 @@ impl Known<'_> {
     }
 }
 
-fn no_leader(topic: &TopicView, partition: i32, failure: &ApiError) -> ApiError {
+fn no_leader(topic: &TopicView, partition: PartitionIndex, failure: &ApiError) -> ApiError {
     let text = format!("{}; nothing was moved. Try again, or name other partitions", failure.message());
-    ApiError::new(Reason::LeaderNotAvailable, text)
-        .with("topic", &topic.name)
-        .with("partition", PartitionIndex(partition).0)
+    ApiError::new(Reason::LeaderNotAvailable, text).with("topic", &topic.name).with("partition", partition)
 }
