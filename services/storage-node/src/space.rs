@@ -50,6 +50,15 @@ pub(crate) struct SpaceAhead {
     bytes: u64,
 }
 
+impl SpaceAhead {
+    /// So many of the bytes are about to be written.
+    pub(crate) fn use_up(&mut self, bytes: usize) {
+        let used = u64::try_from(bytes).unwrap_or(u64::MAX).min(self.bytes);
+        self.bytes -= used;
+        self.guard.ahead.fetch_sub(used, Ordering::AcqRel);
+    }
+}
+
 impl Drop for SpaceAhead {
     fn drop(&mut self) {
         self.guard.ahead.fetch_sub(self.bytes, Ordering::AcqRel);

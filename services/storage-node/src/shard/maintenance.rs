@@ -306,5 +306,9 @@ fn close(partition: &mut Partition, context: &ShardContext) {
     if partition.log.durable() < partition.log.log_end() {
         context.directory.leave_unflushed();
     }
+    // The task that would have written it down is not begun any more.
+    if partition.failure_unkept() {
+        partition.keep_failure(context);
+    }
     partition.resign(&not_leader(context.node), context);
 }

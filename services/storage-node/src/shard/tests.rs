@@ -60,6 +60,11 @@ fn turn(shard: &mut Shard) {
 /// Stops the shard, with all jobs of the threads that wait for the disk.
 fn stop(shard: &mut Shard) {
     shard.queue.push(Command::Stop(oneshot::channel().0));
+    stopped(shard);
+}
+
+/// Waits for the end of a stop.
+fn stopped(shard: &mut Shard) {
     while as_shard(|| shard.turn()) != Wait::Stopped {
         let done = shard.disk_threads.run_one(0, &*shard.context.clock, &shard.context.metrics);
         shard.queue.push(done.expect("the shard waits for nothing"));

@@ -20,6 +20,7 @@ use super::to_followers::read_disk;
 use crate::error::not_leader;
 use crate::replica_registry::PartitionHandle;
 use crate::replication::{CopyWanted, FromPeer};
+use crate::space::SpaceAhead;
 
 /// Copies that are made at once: each costs the disks and the network of two nodes.
 const COPIES_MAX: usize = 2;
@@ -117,14 +118,17 @@ impl Links {
         let asked = tokio::time::timeout(SILENCE_MAX, calls.copy_log(request)).await;
         let mut answers = asked.map_err(silent)??.into_inner();
         let (mut copy, mut producers): (Option<LogCopy>, _) = (None, Bytes::new());
-        let (mut ended, mut floor) = (false, Offset::ZERO);
+        let (mut ended, mut floor, mut room) = (false, Offset::ZERO, None);
         while let Some(answer) = tokio::time::timeout(SILENCE_MAX, answers.message()).await.map_err(silent)?? {
             (producers, ended) = (answer.producers, answer.record_batches.is_empty());
             floor = Offset(answer.tombstone_floor);
             let (directory, config) = (Arc::clone(&self.engine.directory), wanted.config.clone());
             let (now, log_start) = (self.engine.clock.now_millis(), Offset(answer.log_start_offset));
             if copy.is_none() {
-                self.check_room(u64::try_from(answer.log_bytes).unwrap_or(0))?;
+                room = self.take_room(usize::try_from(answer.log_bytes).unwrap_or(0))?;
+            }
+            if let Some(room) = &mut room {
+                room.use_up(answer.record_batches.len());
             }
             if !self.engine.space.take_if_there(answer.record_batches.len(), &directory) {
                 return Err(ApiError::new(Reason::DiskFull, "there is no room for it on the disk any more"));
@@ -148,16 +152,16 @@ impl Links {
         tokio::task::spawn_blocking(completed).await.map_err(failed)?.map_err(failed)
     }
 
-    /// Whether a whole copy fits: one that does not is not begun, and takes no space from what else is on the disk.
-    fn check_room(&self, needed: u64) -> Result<(), ApiError> {
-        let usable = self.engine.space.usable(&self.engine.directory);
-        match usable.filter(|usable| *usable < needed) {
-            None => Ok(()),
-            Some(usable) => {
-                let text = format!("the leader's log has {needed} bytes, and {usable} are free for it on the disk");
-                Err(ApiError::new(Reason::DiskFull, text).with("needed", needed).with("free", usable))
-            }
+    /// Takes the room of a whole copy: one that does not fit beside the others is not begun, and takes no space from what else is
+    /// on the disk. `None`: the disk does not say how much there is.
+    fn take_room(&self, needed: usize) -> Result<Option<SpaceAhead>, ApiError> {
+        let (space, directory) = (&self.engine.space, &self.engine.directory);
+        let Some(usable) = space.usable(directory) else { return Ok(None) };
+        if let Some(room) = space.take_ahead(needed, directory) {
+            return Ok(Some(room));
         }
+        let text = format!("the leader's log has {needed} bytes, and {usable} are free for it on the disk");
+        Err(ApiError::new(Reason::DiskFull, text).with("needed", needed).with("free", usable))
     }
 
     /// Removes what has come of a copy: nobody will continue it.

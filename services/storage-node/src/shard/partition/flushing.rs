@@ -74,6 +74,11 @@ impl Partition {
         (lazy && self.log.dirty() && !self.log.flush_running()).then(|| self.last_flush + after)
     }
 
+    /// Whether the log has failed, what has counted from the page cache may be lost with that, and nothing says so on the disk.
+    pub(crate) fn failure_unkept(&self) -> bool {
+        self.keep_failure_at.is_some()
+    }
+
     /// Writes down that the log has failed: what has counted from the page cache may be lost with the next start. Blocks as
     /// long as the disk takes.
     pub(crate) fn keep_failure(&mut self, context: &ShardContext) {

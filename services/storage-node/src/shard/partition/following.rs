@@ -80,7 +80,7 @@ impl Partition {
             FromPeer::Diverged(answer) => ReplicaEvent::Diverged(answer),
             FromPeer::CopyOffered { leader_epoch, open, log_start } => {
                 if self.replica.follower().is_some_and(|found| found.current(leader_epoch, open)) {
-                    self.make_room(log_start, context);
+                    self.make_room(log_start);
                 }
                 ReplicaEvent::CopyOffered { leader_epoch, open }
             }
@@ -184,10 +184,11 @@ impl Partition {
         Written::All
     }
 
-    /// What the leader has deleted goes before its log is copied, where there is no room for both.
-    fn make_room(&mut self, leader_log_start: Offset, context: &ShardContext) {
+    /// What the leader has deleted goes before its log is copied: there may be no room for both, which is not known before the
+    /// leader has said how long its log is.
+    fn make_room(&mut self, leader_log_start: Offset) {
         let whole = *self.log.condition() == Condition::Healthy && !self.led_without_proof_since();
-        if whole && context.space.full() && leader_log_start > self.log.log_start() {
+        if whole && leader_log_start > self.log.log_start() {
             self.following.trim = self.following.trim.max(Some(leader_log_start));
         }
     }
