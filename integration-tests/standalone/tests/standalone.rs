@@ -114,6 +114,8 @@ mod server;
 mod stalled_readers;
 #[path = "standalone/stops.rs"]
 mod stops;
+#[path = "standalone/tls.rs"]
+mod tls;
 #[path = "standalone/traces.rs"]
 mod traces;
 #[path = "standalone/unchecked.rs"]

@@ -15,6 +15,7 @@ use walser_proto::v1::operation_service_client::OperationServiceClient;
 use walser_proto::v1::producer_service_client::ProducerServiceClient;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
 use walser_rpc::ApiError;
+use walser_tls::{ClientTls, Connector};
 
 /// Windows large enough for a fast link; one connection carries one kind of traffic.
 const STREAM_WINDOW: u32 = 8 << 20;
@@ -44,6 +45,8 @@ pub struct ConnectError {
 #[derive(Debug, Clone)]
 pub struct Client {
     endpoint: Endpoint,
+    /// `None`: connections are plain.
+    tls: Option<ClientTls>,
     channel: Channel,
     named: Named,
 }
@@ -63,14 +66,32 @@ impl Interceptor for Named {
 }
 
 impl Client {
-    /// A client of `server`, written as `HOST:PORT`.
+    /// A client of `server`, written as `HOST:PORT`, without TLS.
     ///
     /// # Errors
     /// When the address cannot be one. Nothing is connected yet.
     pub fn new(server: &str) -> Result<Self, ConnectError> {
-        let endpoint = Self::endpoint(server)?;
+        Self::over(server, None)
+    }
+
+    /// A client of `server`, written as `HOST:PORT`, over TLS.
+    ///
+    /// # Errors
+    /// When the address cannot be one. Nothing is connected yet.
+    pub fn with_tls(server: &str, tls: ClientTls) -> Result<Self, ConnectError> {
+        Self::over(server, Some(tls))
+    }
+
+    fn over(server: &str, tls: Option<ClientTls>) -> Result<Self, ConnectError> {
+        let mut endpoint = Self::endpoint(server)?;
+        if tls.is_some() {
+            // TLS is the connector's: a channel to this scheme would look for its own.
+            let secure = Endpoint::from_shared(format!("https://{server}"));
+            let refused = |problem: String| ConnectError { address: server.to_owned(), problem };
+            endpoint = endpoint.origin(secure.map_err(|error| refused(error.to_string()))?.uri().clone());
+        }
         let named = Named(AsciiMetadataValue::from_static("walser"));
-        Ok(Self { channel: endpoint.connect_lazy(), endpoint, named })
+        Ok(Self { channel: channel(&endpoint, tls.as_ref()), endpoint, tls, named })
     }
 
     /// Checks an address without a client of it.
@@ -107,7 +128,7 @@ impl Client {
     /// The same server over a connection of its own: bulk data should not share one with other calls.
     #[must_use]
     pub fn separate(&self) -> Self {
-        Self { channel: self.endpoint.connect_lazy(), ..self.clone() }
+        Self { channel: channel(&self.endpoint, self.tls.as_ref()), ..self.clone() }
     }
 
     /// Returns a client of the producer service.
@@ -143,6 +164,14 @@ impl Client {
     /// Returns a client of the operation service.
     pub fn operations(&self) -> OperationServiceClient<NamedChannel> {
         OperationServiceClient::with_interceptor(self.channel.clone(), self.named.clone())
+    }
+}
+
+/// A channel that connects when it is used.
+fn channel(endpoint: &Endpoint, tls: Option<&ClientTls>) -> Channel {
+    match tls {
+        Some(tls) => endpoint.connect_with_connector_lazy(Connector::to_server(tls.clone())),
+        None => endpoint.connect_lazy(),
     }
 }
 

@@ -12,4 +12,4 @@ pub use connection::{Client, ConnectError, Named, NamedChannel};
 pub use group::{CommitAnswer, CommitOutcome, GroupEvent, GroupReader, GroupReaderConfig};
 pub use producer::{Delivered, Delivery, Producer, ProducerConfig};
 pub use reader::{Read, Reader, ReaderConfig};
-pub use walser_rpc::{ApiError, Reason};
+pub use walser_rpc::{ApiError, Reason, TLS_TROUBLE};

@@ -24,6 +24,8 @@ pub struct ApiError {
     answered: bool,
 }
 
+/// How the message begins when there was no answer because TLS was not agreed on.
+pub const TLS_TROUBLE: &str = "TLS: ";
 /// Longest message on the wire, in bytes: trailers above 8 KiB are dropped by some clients.
 const MESSAGE_BYTES_MAX: usize = 512;
 /// Longest value on the wire, in bytes.
@@ -286,8 +288,9 @@ fn never_connected(status: &Status) -> bool {
 impl From<Status> for ApiError {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
-        let message = status.message().to_owned();
         let Some(info) = details.error_info() else {
+            let tls = std::error::Error::source(&status).and_then(walser_tls::in_words);
+            let message = tls.map_or_else(|| status.message().to_owned(), |words| format!("{TLS_TROUBLE}{words}"));
             let (reason, retry) = match status.code() {
                 Code::Unavailable => (Reason::LeaderNotAvailable, RetryAdvice::Backoff),
                 Code::DeadlineExceeded => (Reason::RequestTimedOut, RetryAdvice::Backoff),
@@ -298,6 +301,7 @@ impl From<Status> for ApiError {
             let answered = false;
             return Self { reason, code: status.code(), retry, effect, message, metadata, violations, answered };
         };
+        let message = status.message().to_owned();
         let mut metadata: BTreeMap<String, String> =
             info.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         let word =

@@ -19,6 +19,7 @@ use tracing::Instrument as _;
 use walser_proto::v1::ErrorReason as Reason;
 
 use crate::accept_compressed::ACCEPTED;
+use crate::allowed_roles;
 use crate::api_error::ApiError;
 use crate::call_metrics::{CallMetrics, RunningCall};
 use crate::send_gate::{Next, SendGate};
@@ -168,6 +169,9 @@ where
         let span = (guard.span)(&path, request.headers());
         if request.method() != http::Method::POST || !speaks_grpc(request.headers()) {
             return Box::pin(std::future::ready(Ok(not_grpc())));
+        }
+        if let Some(refused) = allowed_roles::refused(&request) {
+            return Box::pin(std::future::ready(Ok(refused.into_http())));
         }
         let limit = answer_limit(request.headers());
         let mut running = guard.calls.begin(&path);

@@ -5,6 +5,7 @@
 //! handed over inside a process and never encoded.
 
 mod accept_compressed;
+mod allowed_roles;
 mod any_controller;
 mod api_error;
 mod append_budget;
@@ -24,8 +25,9 @@ mod send_gate;
 mod storage_client;
 
 pub use accept_compressed::AcceptCompressed;
+pub use allowed_roles::check_node_id;
 pub use any_controller::NO_ELECTION;
-pub use api_error::ApiError;
+pub use api_error::{ApiError, TLS_TROUBLE};
 pub use append_budget::AppendBudget;
 pub use call_layer::{CallLayer, SpanMaker, catch_panic};
 pub use controller_client::{

@@ -16,6 +16,7 @@ use tower::util::BoxCloneSyncService;
 use walser_metadata::{Changes, View};
 use walser_model::NodeId;
 use walser_proto::v1::Effect;
+use walser_tls::{Connector, HandshakeError, ProcessTls, ServiceRole};
 
 use crate::Reason;
 use crate::any_controller::any_of;
@@ -51,8 +52,16 @@ pub struct ConnectionError {
 #[derive(Debug, Clone, Default)]
 pub struct Network {
     known: Arc<Mutex<Peers>>,
+    dialling: Dialling,
+}
+
+/// How other processes are dialled.
+#[derive(Debug, Clone, Default)]
+struct Dialling {
     /// Where connections come from; `None`: the system chooses.
-    dial_from: Option<IpAddr>,
+    from: Option<IpAddr>,
+    /// `None`: connections are plain.
+    tls: Option<ProcessTls>,
 }
 
 #[derive(Default)]
@@ -102,48 +111,60 @@ pub fn local_connection(routes: Routes) -> Connection {
     BoxCloneSyncService::new(service)
 }
 
-fn endpoint(address: &str) -> Result<Endpoint, ConnectionError> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"));
-    endpoint.map_err(|error| {
-        let problem = format!("\"{address}\" is not HOST:PORT: {error}");
-        ConnectionError::new(ApiError::field("address", problem))
-    })
-}
+// === impl Dialling ===
 
-/// A channel whose own errors have a reason.
-fn channel(endpoint: &Endpoint, reason: Reason) -> Connection {
-    let address = endpoint.uri().authority().map(ToString::to_string).unwrap_or_default();
-    let channel = endpoint
-        .clone()
-        .connect_timeout(CONNECT_LIMIT)
-        .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME_BYTES)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect_lazy();
-    let service =
-        ServiceExt::<http::Request<Body>>::map_err(channel, move |error| unreachable(reason, &address, &error));
-    BoxCloneSyncService::new(service)
+impl Dialling {
+    /// A way to open channels to a process of this role, each a connection of its own, whose errors have a reason.
+    fn to(&self, role: ServiceRole, address: &str) -> Result<impl Fn() -> Connection + use<>, ConnectionError> {
+        let wrong = |error: &dyn std::fmt::Display| {
+            let problem = format!("\"{address}\" is not HOST:PORT: {error}");
+            ConnectionError::new(ApiError::field("address", problem))
+        };
+        // TLS is the connector's: with another scheme the channel would look for its own.
+        let mut endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| wrong(&error))?
+            .connect_timeout(CONNECT_LIMIT)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME_BYTES)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .local_address(self.from);
+        let tls = self.tls.clone().map(|tls| Connector::to_cluster(tls, role, self.from));
+        if tls.is_some() {
+            endpoint = endpoint.origin(format!("https://{address}").parse().map_err(|error| wrong(&error))?);
+        }
+        let address = address.to_owned();
+        Ok(move || {
+            let channel = match &tls {
+                Some(connector) => endpoint.connect_with_connector_lazy(connector.clone()),
+                None => endpoint.connect_lazy(),
+            };
+            let address = address.clone();
+            let failed = move |error| unreachable(role, &address, &error);
+            BoxCloneSyncService::new(ServiceExt::<http::Request<Body>>::map_err(channel, failed))
+        })
+    }
 }
 
 /// A call that got no answer: it had no effect when there was no connection, and may have had one otherwise.
-fn unreachable(reason: Reason, address: &str, error: &tonic::transport::Error) -> ConnectionError {
+fn unreachable(role: ServiceRole, address: &str, error: &tonic::transport::Error) -> ConnectionError {
     use std::io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     let mut connected = true;
     while let Some(error) = cause {
+        connected &= !error.is::<HandshakeError>();
         let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
         let refused = [AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut];
         connected &= !kind.is_some_and(|kind| refused.contains(&kind));
         cause = error.source();
     }
-    let who = match reason {
-        Reason::ControllerNotAvailable => "the controller",
-        Reason::CoordinatorNotAvailable => "the group coordinator",
-        _ => "the storage node",
+    let (reason, who) = match role {
+        ServiceRole::Controller => (Reason::ControllerNotAvailable, "the controller"),
+        ServiceRole::GroupCoordinator => (Reason::CoordinatorNotAvailable, "the group coordinator"),
+        ServiceRole::StorageNode | ServiceRole::Gateway => (Reason::LeaderNotAvailable, "the storage node"),
     };
     let what = if connected { "broke the connection" } else { "does not answer" };
     let failure = ApiError::new(reason, format!("{who} at {address} {what}: {}", root_cause(error)));
@@ -161,7 +182,10 @@ impl ConnectionError {
 }
 
 /// The innermost cause of an error: those around it only say that there was one.
-fn root_cause(error: &dyn std::error::Error) -> String {
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(words) = walser_tls::in_words(error) {
+        return words;
+    }
     let mut innermost = error;
     while let Some(cause) = innermost.source() {
         innermost = cause;
@@ -172,9 +196,9 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 // === impl Network ===
 
 impl Network {
-    /// A network whose connections come from this address of the machine.
-    pub fn from_address(dial_from: Option<IpAddr>) -> Self {
-        Self { dial_from, ..Self::default() }
+    /// A network whose connections come from this address of the machine, and are encrypted with this.
+    pub fn new(dial_from: Option<IpAddr>, tls: Option<ProcessTls>) -> Self {
+        Self { dialling: Dialling { from: dial_from, tls }, ..Self::default() }
     }
 
     /// Makes the controller known, in place of those that were.
@@ -218,11 +242,8 @@ impl Network {
             if by_address.contains_key(address) {
                 continue;
             }
-            match endpoint(address) {
-                Ok(endpoint) => {
-                    let endpoint = endpoint.local_address(self.dial_from);
-                    by_address.insert(address.clone(), channel(&endpoint, Reason::CoordinatorNotAvailable));
-                }
+            match self.dialling.to(ServiceRole::GroupCoordinator, address) {
+                Ok(dial) => drop(by_address.insert(address.clone(), dial())),
                 Err(error) => tracing::error!(%error, "a group coordinator's address cannot be used"),
             }
         }
@@ -243,9 +264,8 @@ impl Network {
         if known.storage.get(&node).is_some_and(same) {
             return Ok(());
         }
-        let endpoint = endpoint(address)?.local_address(self.dial_from);
-        let connection = channel(&endpoint, Reason::LeaderNotAvailable);
-        let client = Arc::new(GrpcStorage::new(node, || channel(&endpoint, Reason::LeaderNotAvailable)));
+        let dial = self.dialling.to(ServiceRole::StorageNode, address)?;
+        let (connection, client) = (dial(), Arc::new(GrpcStorage::new(node, dial)));
         known.storage.insert(node, Storage { address: Some(address.to_owned()), connection, client });
         Ok(())
     }
@@ -282,8 +302,7 @@ impl Network {
     /// When one of the addresses cannot be one.
     pub fn dial_controllers(&self, addresses: &str) -> Result<(), ConnectionError> {
         let dialed = addresses.split(',').map(str::trim).map(|address| {
-            let endpoint = endpoint(address)?.local_address(self.dial_from);
-            let connection = channel(&endpoint, Reason::ControllerNotAvailable);
+            let connection = self.dialling.to(ServiceRole::Controller, address)?();
             Ok(Controller { address: Some(address.to_owned()), connection })
         });
         self.register_controllers(dialed.collect::<Result<_, ConnectionError>>()?);
@@ -346,7 +365,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
-        let connection = channel(&endpoint(&address).unwrap(), Reason::CoordinatorNotAvailable);
+        let connection = Dialling::default().to(ServiceRole::GroupCoordinator, &address).unwrap()();
         let called =
             CoordinatorServiceClient::new(connection).describe_group(pbi::DescribeGroupRequest::default()).await;
         let failure = ApiError::from(called.unwrap_err());

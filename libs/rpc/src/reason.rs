@@ -63,6 +63,7 @@ pub fn rule(reason: Reason) -> (Code, RetryAdvice, Effect) {
         R::GatewayDraining => (Code::Unavailable, Reopen, Effect::None),
         R::RequestTimedOut => (Code::DeadlineExceeded, Backoff, Effect::Maybe),
         R::InternalError | R::Unspecified => (Code::Internal, Backoff, Effect::Maybe),
+        R::ClusterAccessDenied => (Code::PermissionDenied, Never, Effect::None),
         R::LogCorrupt => (Code::DataLoss, Never, Effect::None),
         R::TooManyStreams | R::DiskFull | R::InFlightLimitExceeded | R::QuotaExceeded => {
             (Code::ResourceExhausted, Backoff, Effect::None)

@@ -6,6 +6,8 @@
 
 pub mod admin;
 mod caller;
+mod certificates;
+mod door;
 mod listener;
 mod metrics;
 mod preface;
@@ -20,6 +22,7 @@ pub mod telemetry;
 pub mod vital;
 
 pub use caller::Caller;
+pub use certificates::{CertificateError, INTERNAL_TLS, PUBLIC_TLS};
 pub use listener::{CallService, ConnectionAge, Exposure, Listener, ListenerError, ListenerLimits};
 pub use metrics::Metrics;
 pub use process::{MainError, Process, ProcessArgs, ProcessError};

@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use futures::future::try_join_all;
 use parking_lot::Mutex;
 use prometheus::{IntCounter, IntGauge};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -17,9 +17,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use walser_tls::ProcessTls;
 
+use crate::door::Door;
 use crate::metrics::Metrics;
-use crate::preface::{Protocol, protocol, refuse_http1};
 use crate::socket::{Opened, Socket};
 
 /// The frame size that costs the fewest system calls per byte.
@@ -27,7 +28,7 @@ const FRAME_BYTES: u32 = 256 << 10;
 const HEADER_LIST_BYTES: u32 = 16 << 10;
 /// Calls of a connection that the client has given up before they were begun: with more the connection is closed. The cluster's
 /// own processes give up many at once, when a node is fenced or a deadline is over.
-const PENDING_RESETS_MAX: usize = 20;
+pub(crate) const PENDING_RESETS_MAX: usize = 20;
 pub(crate) const PENDING_RESETS_OF_CLUSTER_MAX: usize = 1_024;
 /// Ages that connections get in turn where they are limited: those that were opened together, as after a restart, do not
 /// all come back together.
@@ -69,13 +70,15 @@ pub struct ListenerLimits {
     pub connection_age: Option<ConnectionAge>,
 }
 
-/// Who may connect to a listener without TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who may connect to a listener.
+#[derive(Debug, Clone)]
 pub enum Exposure {
-    /// Only this machine: other addresses are refused at start.
+    /// Only this machine, without TLS: other addresses are refused at start.
     LoopbackOnly,
-    /// Anyone who reaches it; somebody said so.
+    /// Anyone who reaches it, without TLS; somebody said so.
     Insecure,
+    /// Whoever TLS lets in.
+    Encrypted(ProcessTls),
 }
 
 /// Why a listener cannot start.
@@ -88,7 +91,10 @@ pub enum ListenerError {
         address: SocketAddr,
     },
     /// Without TLS the world could connect.
-    #[error("{address} can be reached from other machines and there is no TLS: say --insecure to allow that")]
+    #[error(
+        "{address} can be reached from other machines and there is no TLS: give the process certificates (settings \
+         tls.cert.file and tls.key.file, or internal.tls.*), or say --insecure to allow that"
+    )]
     Exposed {
         /// As asked.
         address: SocketAddr,
@@ -108,6 +114,7 @@ pub enum ListenerError {
 pub struct Listener {
     listener: TcpListener,
     pub(crate) limits: ListenerLimits,
+    tls: Option<ProcessTls>,
     metrics: ConnectionMetrics,
 }
 
@@ -116,6 +123,7 @@ pub struct Listener {
 struct ConnectionMetrics {
     open: IntGauge,
     refused: IntCounter,
+    no_agreement: IntCounter,
 }
 
 /// Connections of one age.
@@ -205,9 +213,11 @@ impl Listener {
         limits: ListenerLimits,
         metrics: &Metrics,
     ) -> Result<Self, ListenerError> {
-        if exposure == Exposure::LoopbackOnly && !address.ip().is_loopback() {
-            return Err(ListenerError::Exposed { address });
-        }
+        let tls = match exposure {
+            Exposure::LoopbackOnly if !address.ip().is_loopback() => return Err(ListenerError::Exposed { address }),
+            Exposure::LoopbackOnly | Exposure::Insecure => None,
+            Exposure::Encrypted(tls) => Some(tls),
+        };
         let listener = TcpListener::bind(address).await.map_err(|source| match source.kind() {
             std::io::ErrorKind::AddrInUse => ListenerError::InUse { address },
             _ => ListenerError::Bind { address, source },
@@ -218,8 +228,12 @@ impl Listener {
                 "walser_listener_connections_refused_total",
                 "Connections that were closed because too many were open, in all or from one address.",
             ),
+            no_agreement: metrics.counter(
+                "walser_listener_handshakes_failed_total",
+                "Connections that were closed because TLS was not agreed on, or the other side is not one that may connect.",
+            ),
         };
-        Ok(Self { listener, limits, metrics })
+        Ok(Self { listener, limits, tls, metrics })
     }
 
     /// The bound address.
@@ -254,7 +268,8 @@ impl Listener {
             let server = server.layer(layer.clone()).add_routes(routes.clone());
             servers.push(server.serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.clone()));
         }
-        let mut accepting = tokio::spawn(accept(self.listener, self.limits, self.metrics, classes));
+        let door = Door::new(self.tls, self.metrics.no_agreement.clone());
+        let mut accepting = tokio::spawn(accept(self.listener, self.limits, self.metrics, door, classes));
         let mut serving = std::pin::pin!(try_join_all(servers));
         let served = tokio::select! {
             served = &mut serving => served,
@@ -300,15 +315,24 @@ impl ListenerLimits {
     }
 }
 
-/// Tells the connection that it is in use.
-fn note_request(request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+/// Tells the connection that it is in use, and the call who makes it.
+fn note_request(mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
     if let Some(opened) = request.extensions().get::<Opened>() {
         opened.note_request();
+        if let Some(identity) = opened.identity.clone() {
+            request.extensions_mut().insert(identity);
+        }
     }
     Ok(request)
 }
 
-async fn accept(listener: TcpListener, limits: ListenerLimits, metrics: ConnectionMetrics, classes: Vec<AgeClass>) {
+async fn accept(
+    listener: TcpListener,
+    limits: ListenerLimits,
+    metrics: ConnectionMetrics,
+    door: Door,
+    classes: Vec<AgeClass>,
+) {
     let mut turns = classes.iter().cycle();
     let total = Arc::new(Semaphore::new(limits.connections_max));
     let counts: Arc<Mutex<HashMap<IpAddr, usize>>> = Arc::default();
@@ -341,7 +365,16 @@ async fn accept(listener: TcpListener, limits: ListenerLimits, metrics: Connecti
         let age = class.age.zip(limits.connection_age);
         let age = age.map(|(age, limit)| (Instant::now() + age + TOLD_BEFORE, limit.grace));
         let opened = Opened::new(peer, age);
-        opening.spawn(open(stream, opened, Instant::now() + limits.first_request, slot, class.sockets.clone()));
+        let (door, deadline, sockets) = (door.clone(), Instant::now() + limits.first_request, class.sockets.clone());
+        opening.spawn(async move {
+            // Without this, small answers wait for delayed acknowledgements: 40 ms instead of 0.4.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "cannot set TCP_NODELAY");
+            }
+            if let Ok(Some((wire, opened))) = timeout_at(deadline, door.let_in(stream, opened)).await {
+                let _ = sockets.send(Ok(Socket::new(wire, opened, deadline, slot))).await;
+            }
+        });
     }
 }
 
@@ -349,30 +382,6 @@ async fn accept(listener: TcpListener, limits: ListenerLimits, metrics: Connecti
 async fn all_closed(classes: &[AgeClass]) {
     for class in classes {
         class.sockets.closed().await;
-    }
-}
-
-/// Hands a connection to the HTTP/2 server once its first bytes have come, unless they are of HTTP/1.
-async fn open(
-    stream: TcpStream,
-    opened: Opened,
-    deadline: Instant,
-    slot: ConnectionSlot,
-    sockets: mpsc::Sender<std::io::Result<Socket<ConnectionSlot>>>,
-) {
-    let peer = opened.peer;
-    // Without this, small answers wait for delayed acknowledgements: 40 ms instead of 0.4.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
-    }
-    match timeout_at(deadline, protocol(&stream)).await {
-        Ok(Ok(Protocol::Http2)) => drop(sockets.send(Ok(Socket::new(stream, opened, deadline, slot))).await),
-        Ok(Ok(Protocol::Http1)) => {
-            tracing::debug!(%peer, "a client speaks HTTP/1");
-            let _ = timeout_at(deadline, refuse_http1(stream)).await;
-        }
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "a connection ended before its first byte"),
-        Err(_) => tracing::debug!(%peer, "a client said nothing in time"),
     }
 }
 

@@ -15,10 +15,13 @@ use clap::Parser as _;
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
 use walser_model::{Clock, Random, SystemClock, SystemRandom};
+use walser_tls::{ProcessTls, ServiceRole};
 
 use crate::admin::{self, AdminSite, Health};
+use crate::certificates::{self, CertificateError, Certificates};
 use crate::listener::{
-    CallService, ConnectionAge, Exposure, Listener, ListenerError, ListenerLimits, PENDING_RESETS_OF_CLUSTER_MAX,
+    CallService, ConnectionAge, Exposure, Listener, ListenerError, ListenerLimits, PENDING_RESETS_MAX,
+    PENDING_RESETS_OF_CLUSTER_MAX,
 };
 use crate::metrics::Metrics;
 use crate::settings::{Key, Kind, Settings, SettingsError};
@@ -45,6 +48,7 @@ pub const INTERNAL_PORT: &[Key] = &[Key {
 
 /// Settings of every process.
 pub const KEYS: &[Key] = &[
+    certificates::RELOAD,
     Key {
         name: "admin",
         kind: Kind::Address,
@@ -119,6 +123,9 @@ pub struct ProcessArgs {
     /// Allow addresses that other machines can reach, without TLS
     #[arg(long, alias = "insecure-internal")]
     pub insecure: bool,
+    /// Allow an admin address that other machines can reach: probes and metrics have no TLS
+    #[arg(long)]
+    pub insecure_admin: bool,
 }
 
 /// Why a process cannot start.
@@ -134,11 +141,14 @@ pub enum ProcessError {
     #[error(transparent)]
     Listener(#[from] ListenerError),
     /// The admin port would be open to the world.
-    #[error("admin port {0} can be reached from other machines: say --insecure to allow that")]
+    #[error("admin port {0} can be reached from other machines and has no TLS: say --insecure-admin to allow that")]
     AdminExposed(SocketAddr),
     /// The admin port is taken.
     #[error("admin port {0} is already in use; stop that process, or choose another with --admin (port 0: any)")]
     AdminInUse(SocketAddr),
+    /// TLS cannot be had.
+    #[error(transparent)]
+    Certificates(#[from] CertificateError),
     /// The setting `dial.from`.
     #[error("setting dial.from: \"{0}\" is not an IP address, such as 10.0.0.7")]
     DialFrom(String),
@@ -171,6 +181,8 @@ pub struct Process {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     listener: Listener,
+    /// TLS to other processes of the cluster.
+    cluster_tls: Option<ProcessTls>,
     ready_file: Option<PathBuf>,
     _telemetry: Telemetry,
 }
@@ -236,7 +248,8 @@ impl ProcessArgs {
 // === impl Process ===
 
 impl Process {
-    /// Installs logs and signals, and binds the ports.
+    /// Installs logs and signals, reads the certificates, and binds the ports. `role`: what the process is in its cluster; `None`:
+    /// a cluster of its own.
     ///
     /// # Errors
     /// [`ProcessError`].
@@ -244,23 +257,33 @@ impl Process {
         arguments: &ProcessArgs,
         settings: Settings,
         clock: Arc<dyn Clock>,
+        role: Option<ServiceRole>,
     ) -> Result<Self, ProcessError> {
         let telemetry = telemetry::install(&settings).map_err(|error| ProcessError::Telemetry(error.to_string()))?;
         let shutdown = Shutdown::new(settings.duration("shutdown.grace.ms"));
         signals(shutdown.clone())?;
         let (health, metrics) = (Health::default(), Metrics::of_process());
-        let exposure = if arguments.insecure { Exposure::Insecure } else { Exposure::LoopbackOnly };
+        let certificates = Certificates::load(&settings, role)?;
+        certificates.follow(&settings, Arc::clone(&clock), &metrics, &shutdown);
+        let only_cluster_calls = role.is_some_and(|role| role != ServiceRole::Gateway);
+        let own = if only_cluster_calls { &certificates.cluster } else { &certificates.public };
+        let exposure = match own {
+            Some(tls) => Exposure::Encrypted(tls.clone()),
+            None if arguments.insecure => Exposure::Insecure,
+            None => Exposure::LoopbackOnly,
+        };
         let limits = ListenerLimits {
             connections_max: settings.number("listener.connections.max"),
             connections_per_address_max: settings.number("listener.connections.per.address.max"),
             ping_interval: settings.duration("listener.ping.interval.ms"),
             ping_timeout: settings.duration("listener.ping.timeout.ms"),
+            pending_resets_max: if only_cluster_calls { PENDING_RESETS_OF_CLUSTER_MAX } else { PENDING_RESETS_MAX },
             ..ListenerLimits::default()
         };
         let listener = Listener::bind(settings.address("listen"), exposure, limits, &metrics).await?;
         let address = listener.address()?;
         let admin = settings.address("admin");
-        if exposure == Exposure::LoopbackOnly && !admin.ip().is_loopback() {
+        if !arguments.insecure && !arguments.insecure_admin && !admin.ip().is_loopback() {
             return Err(ProcessError::AdminExposed(admin));
         }
         let served =
@@ -284,6 +307,7 @@ impl Process {
             address,
             admin,
             listener,
+            cluster_tls: certificates.cluster,
             ready_file: arguments.ready_file.clone(),
             _telemetry: telemetry,
         })
@@ -307,9 +331,9 @@ impl Process {
         self.listener.limits.connection_age = Some(age).filter(|_| !max.is_zero());
     }
 
-    /// Only processes of the cluster call this one.
-    pub fn expect_cluster_only(&mut self) {
-        self.listener.limits.pending_resets_max = PENDING_RESETS_OF_CLUSTER_MAX;
+    /// TLS for connections to other processes of the cluster. `None`: they are plain.
+    pub fn cluster_tls(&self) -> Option<ProcessTls> {
+        self.cluster_tls.clone()
     }
 
     /// Serves calls from now on; the ready file says so.
@@ -412,7 +436,12 @@ struct ServiceArgs {
 pub type MainError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The whole `main` of a service, with its arguments, the name first: `start` is given the open process, starts the service, and serves until the stop.
-pub fn main<F, R>(arguments: impl IntoIterator<Item = OsString>, keys: &[&'static [Key]], start: F) -> ExitCode
+pub fn main<F, R>(
+    arguments: impl IntoIterator<Item = OsString>,
+    role: ServiceRole,
+    keys: &[&'static [Key]],
+    start: F,
+) -> ExitCode
 where
     F: FnOnce(Process) -> R,
     R: Future<Output = Result<(), MainError>>,
@@ -422,7 +451,7 @@ where
     if with_parent {
         end_with_parent();
     }
-    let run = async |settings: Settings| start(Process::open(&arguments, settings, clock).await?).await;
+    let run = async |settings: Settings| start(Process::open(&arguments, settings, clock, Some(role)).await?).await;
     let outcome = arguments.load(keys).map_err(MainError::from).and_then(|settings| {
         let process = run(settings.clone());
         block_on(&settings, process)?

@@ -12,7 +12,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+use tokio_util::either::Either;
 use tonic::transport::server::Connected;
+use walser_tls::{PeerIdentity, TlsStream};
 
 /// How long a connection that is closed here is still read from: a socket that is closed with unread bytes is reset, and
 /// the other side may lose the end of its streams, the status included.
@@ -20,10 +22,13 @@ const LINGER: Duration = Duration::from_millis(500);
 /// Bytes that are read at once then, for nothing.
 const DISCARDED_BYTES: usize = 8 << 10;
 
-/// A TCP connection that must send a whole request within a deadline.
+/// What is accepted: plain, or with keys agreed on.
+pub(crate) type Wire = Either<TcpStream, TlsStream<TcpStream>>;
+
+/// A connection that must send a whole request within a deadline.
 #[derive(Debug)]
 pub(crate) struct Socket<P> {
-    inner: TcpStream,
+    inner: Wire,
     opened: Opened,
     /// When it is closed whatever is under way: until the first request, if none comes; then, if it grows too old.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -39,6 +44,8 @@ pub(crate) struct Socket<P> {
 pub(crate) struct Opened {
     requested: Arc<AtomicBool>,
     pub(crate) peer: SocketAddr,
+    /// Which process of the cluster has connected, where that is known.
+    pub(crate) identity: Option<Arc<PeerIdentity>>,
     /// When its streams end because it has reached its age, if it ever does.
     pub(crate) age_reached: Option<Instant>,
     /// When what still runs on it then is cut.
@@ -49,7 +56,7 @@ impl Opened {
     /// A connection from `peer`. `age`: when it reaches its age, and how long calls may still run then.
     pub(crate) fn new(peer: SocketAddr, age: Option<(Instant, Duration)>) -> Self {
         let (age_reached, cut_at) = (age.map(|(at, _)| at), age.map(|(at, grace)| at + grace));
-        Self { requested: Arc::default(), peer, age_reached, cut_at }
+        Self { requested: Arc::default(), peer, identity: None, age_reached, cut_at }
     }
 
     /// A request has arrived: the connection is in use.
@@ -59,7 +66,7 @@ impl Opened {
 }
 
 impl<P> Socket<P> {
-    pub(crate) fn new(inner: TcpStream, opened: Opened, deadline: Instant, place: P) -> Self {
+    pub(crate) fn new(inner: Wire, opened: Opened, deadline: Instant, place: P) -> Self {
         Self {
             inner,
             opened,
@@ -151,7 +158,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
-        let mut socket = Socket::new(accepted, Opened::new(peer, None), Instant::now() + Duration::from_secs(60), ());
+        let mut socket =
+            Socket::new(Wire::Left(accepted), Opened::new(peer, None), Instant::now() + Duration::from_secs(60), ());
         // More than the buffers between the two hold.
         let mut sending = vec![7; 16 << 20];
         let first = client.write(&sending).await.unwrap();
@@ -173,7 +181,8 @@ mod tests {
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
         let opened = Opened::new(peer, Some((Instant::now(), Duration::ZERO)));
-        let mut socket = Socket::new(accepted, opened.clone(), Instant::now() + Duration::from_secs(60), ());
+        let mut socket =
+            Socket::new(Wire::Left(accepted), opened.clone(), Instant::now() + Duration::from_secs(60), ());
         opened.note_request();
         let cut = socket.read_u8().await.unwrap_err();
         assert_eq!(cut.kind(), io::ErrorKind::TimedOut);
@@ -184,7 +193,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
-        let mut socket = Socket::new(accepted, Opened::new(peer, None), Instant::now() + Duration::from_secs(60), ());
+        let mut socket =
+            Socket::new(Wire::Left(accepted), Opened::new(peer, None), Instant::now() + Duration::from_secs(60), ());
         socket.shutdown().await.unwrap();
     }
 }

@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use walser_rpc::{CallLayer, Network};
-use walser_service::{Key, MainError, Process, Settings, SettingsError, process, telemetry};
+use walser_service::{INTERNAL_TLS, Key, MainError, Process, Settings, SettingsError, process, telemetry};
+use walser_tls::ServiceRole;
 
 use crate::{Config, Dependencies, KEYS, PROCESS_KEYS, metadata_store};
 
 /// Settings of the process.
-const ALL_KEYS: &[&[Key]] = &[process::INTERNAL_PORT, process::KEYS, telemetry::KEYS, KEYS, PROCESS_KEYS];
+const ALL_KEYS: &[&[Key]] = &[process::INTERNAL_PORT, INTERNAL_TLS, process::KEYS, telemetry::KEYS, KEYS, PROCESS_KEYS];
 
 /// The settings that a controller would have with this file and these pairs, `KEY=VALUE`, and the environment.
 ///
@@ -23,11 +24,10 @@ pub fn settings(file: Option<&Path>, pairs: &[String]) -> Result<Settings, Setti
 
 /// Runs the service with the arguments of a process, its name first, to the end.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    process::main(arguments, ALL_KEYS, run)
+    process::main(arguments, ServiceRole::Controller, ALL_KEYS, run)
 }
 
-async fn run(mut process: Process) -> Result<(), MainError> {
-    process.expect_cluster_only();
+async fn run(process: Process) -> Result<(), MainError> {
     let environment = Dependencies {
         store: metadata_store::open(&process.settings, &process.shutdown).await?,
         clock: Arc::clone(&process.clock),
@@ -36,7 +36,8 @@ async fn run(mut process: Process) -> Result<(), MainError> {
     };
     let config = Config::from_settings(&process.settings, false)?;
     let shutdown = process.shutdown.clone();
-    let controller = crate::start(config, environment, &Network::from_address(process.dial_from()?), shutdown).await?;
+    let network = Network::new(process.dial_from()?, process.cluster_tls());
+    let controller = crate::start(config, environment, &network, shutdown).await?;
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
     let guard =
         CallLayer::new(concat!("walser-controller/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);

@@ -5,17 +5,20 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use walser_rpc::{CallLayer, Network};
-use walser_service::{MainError, Process, process, telemetry};
+use walser_service::{INTERNAL_TLS, MainError, PUBLIC_TLS, Process, process, telemetry};
+use walser_tls::ServiceRole;
 
 use crate::{Config, Dependencies, KEYS};
 
 /// Runs the service with the arguments of a process, its name first, to the end.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    process::main(arguments, &[process::PUBLIC_PORT, process::KEYS, process::CONTROLLER, telemetry::KEYS, KEYS], run)
+    let tables =
+        [process::PUBLIC_PORT, PUBLIC_TLS, INTERNAL_TLS, process::KEYS, process::CONTROLLER, telemetry::KEYS, KEYS];
+    process::main(arguments, ServiceRole::Gateway, &tables, run)
 }
 
 async fn run(mut process: Process) -> Result<(), MainError> {
-    let network = Network::from_address(process.dial_from()?);
+    let network = Network::new(process.dial_from()?, process.cluster_tls());
     network.dial_controllers(process.settings.text("controller.address"))?;
     let environment = Dependencies {
         clock: Arc::clone(&process.clock),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walser_rpc::{CallLayer, Network};
-use walser_service::{MainError, Process, process, telemetry};
+use walser_service::{INTERNAL_TLS, MainError, Process, process, telemetry};
+use walser_tls::ServiceRole;
 
 use crate::config::{PROCESS_KEYS, advertised};
 use crate::{CoordinatorDependencies, service};
@@ -16,13 +17,13 @@ const STOP_GRANT_MAX: Duration = Duration::from_secs(5);
 
 /// Runs the service with the arguments of a process, its name first, to the end.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let tables = [process::INTERNAL_PORT, process::KEYS, process::CONTROLLER, telemetry::KEYS, PROCESS_KEYS];
-    process::main(arguments, &tables, run)
+    let tables =
+        [process::INTERNAL_PORT, INTERNAL_TLS, process::KEYS, process::CONTROLLER, telemetry::KEYS, PROCESS_KEYS];
+    process::main(arguments, ServiceRole::GroupCoordinator, &tables, run)
 }
 
-async fn run(mut process: Process) -> Result<(), MainError> {
-    process.expect_cluster_only();
-    let network = Network::from_address(process.dial_from()?);
+async fn run(process: Process) -> Result<(), MainError> {
+    let network = Network::new(process.dial_from()?, process.cluster_tls());
     network.dial_controllers(process.settings.text("controller.address"))?;
     let dependencies = CoordinatorDependencies {
         clock: Arc::clone(&process.clock),

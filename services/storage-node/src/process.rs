@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use walser_log::{DataDirectory, RealDisk};
 use walser_rpc::{CallLayer, Network};
-use walser_service::{MainError, Process, process, telemetry};
+use walser_service::{INTERNAL_TLS, MainError, Process, process, telemetry};
+use walser_tls::ServiceRole;
 
 use crate::{Config, Dependencies, KEYS, PROCESS_KEYS};
 
@@ -17,13 +18,13 @@ const STOP_GRANT_MAX: Duration = Duration::from_secs(10);
 
 /// Runs the service with the arguments of a process, its name first, to the end.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let tables = [process::INTERNAL_PORT, process::KEYS, process::CONTROLLER, telemetry::KEYS, KEYS, PROCESS_KEYS];
-    process::main(arguments, &tables, run)
+    let tables =
+        [process::INTERNAL_PORT, INTERNAL_TLS, process::KEYS, process::CONTROLLER, telemetry::KEYS, KEYS, PROCESS_KEYS];
+    process::main(arguments, ServiceRole::StorageNode, &tables, run)
 }
 
-async fn run(mut process: Process) -> Result<(), MainError> {
-    process.expect_cluster_only();
-    let network = Network::from_address(process.dial_from()?);
+async fn run(process: Process) -> Result<(), MainError> {
+    let network = Network::new(process.dial_from()?, process.cluster_tls());
     network.dial_controllers(process.settings.text("controller.address"))?;
     let config = Config::for_process(&process.settings, process.address, process::cores());
     let note = format!("pid {} (walser-storage-node)", std::process::id());

@@ -4,6 +4,7 @@ use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
 use crate::candidates;
+use crate::tls_args::TlsArgs;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServerArgs {
@@ -13,6 +14,8 @@ pub(crate) struct ServerArgs {
     /// A server by its name, see `walser context` [env: WALSER_CONTEXT]
     #[arg(long, value_name = "NAME", conflicts_with = "server", add = ArgValueCompleter::new(candidates::contexts))]
     pub(crate) context: Option<String>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

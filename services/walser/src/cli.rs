@@ -19,6 +19,7 @@ use crate::command::context::ContextCommand;
 use crate::command::metadata::MetadataCommand;
 use crate::command::node::NodeCommand;
 use crate::command::partition::PartitionCommand;
+use crate::command::tls::TlsCommand;
 
 pub(crate) use bench::{BenchArgs, BenchCommand};
 #[cfg(test)]
@@ -110,6 +111,9 @@ pub(crate) enum Command {
     /// Look into the files of a data directory
     #[command(subcommand, after_help = "Example:\n  walser log inspect ./walser-data")]
     Log(LogCommand),
+    /// Make certificates for development
+    #[command(subcommand, after_help = "Example:\n  walser tls dev ./tls")]
+    Tls(TlsCommand),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
     /// Run a controller as a process of its own

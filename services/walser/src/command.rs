@@ -17,6 +17,7 @@ pub(crate) mod proto;
 mod screen;
 pub(crate) mod set_aside;
 pub(crate) mod status;
+pub(crate) mod tls;
 pub(crate) mod topic;
 
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 //! nothing, and says nothing.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap_complete::CompletionCandidate;
@@ -11,6 +12,7 @@ use walser_proto::v1 as pb;
 use crate::args::ServerArgs;
 use crate::candidates::candidates;
 use crate::server::Server;
+use crate::tls_args::TlsArgs;
 
 /// The time that people wait for TAB.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -117,5 +119,13 @@ fn typed_server() -> ServerArgs {
         };
         separate.or_else(|| words.iter().find_map(joined))
     };
-    ServerArgs { server: after(&["--server", "-s"]), context: after(&["--context"]) }
+    let file = |name: &str| after(&[name]).map(PathBuf::from);
+    let tls = TlsArgs {
+        tls: words.iter().any(|word| word == "--tls"),
+        tls_ca: file("--tls-ca"),
+        tls_cert: file("--tls-cert"),
+        tls_key: file("--tls-key"),
+        tls_server_name: after(&["--tls-server-name"]),
+    };
+    ServerArgs { server: after(&["--server", "-s"]), context: after(&["--context"]), tls }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CliError, did_you_mean};
+use crate::tls_args::TlsArgs;
 
 /// Most contexts in the file.
 const CONTEXTS_MAX: usize = 1000;
@@ -28,6 +29,8 @@ pub(crate) struct Contexts {
 #[serde(deny_unknown_fields)]
 struct Context {
     server: String,
+    #[serde(default, skip_serializing_if = "TlsArgs::is_unused")]
+    tls: TlsArgs,
 }
 
 // === impl Contexts ===
@@ -96,15 +99,20 @@ impl Contexts {
         })
     }
 
+    /// How TLS is used with the server of a name.
+    pub(crate) fn tls(&self, name: &str) -> TlsArgs {
+        self.contexts.get(name).map(|context| context.tls.clone()).unwrap_or_default()
+    }
+
     /// Adds a server, or gives a name another one. The first one is the current one.
-    pub(crate) fn add(&mut self, name: &str, server: &str) -> Result<(), CliError> {
+    pub(crate) fn add(&mut self, name: &str, server: &str, tls: TlsArgs) -> Result<(), CliError> {
         if name.is_empty() || name == "-" || name.contains(char::is_whitespace) {
             return Err(CliError::usage(format!("\"{name}\" cannot name a context: it has letters, and no spaces")));
         }
         if self.contexts.len() >= CONTEXTS_MAX {
             return Err(CliError::failed(format!("there are {CONTEXTS_MAX} contexts already")));
         }
-        self.contexts.insert(name.to_owned(), Context { server: server.to_owned() });
+        self.contexts.insert(name.to_owned(), Context { server: server.to_owned(), tls });
         self.current.get_or_insert_with(|| name.to_owned());
         Ok(())
     }
@@ -145,8 +153,8 @@ mod tests {
     fn one_of_several_servers_is_the_current_one() {
         let mut contexts = Contexts::default();
         assert_eq!(contexts.current().unwrap(), None);
-        contexts.add("local", "127.0.0.1:7460").unwrap();
-        contexts.add("prod", "10.0.0.7:7460").unwrap();
+        contexts.add("local", "127.0.0.1:7460", TlsArgs::default()).unwrap();
+        contexts.add("prod", "10.0.0.7:7460", TlsArgs::default()).unwrap();
         assert_eq!(contexts.current().unwrap(), Some(("local", "127.0.0.1:7460")), "the first one");
         assert!(contexts.choose("-").is_err() && contexts.choose("pord").is_err());
         assert_eq!(contexts.choose("prod").unwrap(), "prod");
@@ -155,7 +163,7 @@ mod tests {
         assert_eq!(contexts.current().unwrap(), None);
         assert!(contexts.remove("local").is_err());
         for bad in ["", "-", "a b"] {
-            assert!(contexts.add(bad, "h:1").is_err());
+            assert!(contexts.add(bad, "h:1", TlsArgs::default()).is_err());
         }
     }
 
@@ -164,7 +172,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.toml");
         let mut contexts = Contexts::default();
-        contexts.add("prod", "10.0.0.7:7460").unwrap();
+        contexts.add("prod", "10.0.0.7:7460", TlsArgs::default()).unwrap();
         std::fs::write(&path, toml::to_string(&contexts).unwrap()).unwrap();
         assert_eq!(Contexts::read(&path).unwrap(), contexts);
         std::fs::write(&path, "current = ").unwrap();

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use tonic::Code;
-use walser_client::{ApiError, ConnectError, Reason};
+use walser_client::{ApiError, ConnectError, Reason, TLS_TROUBLE};
 use walser_model::suggest;
 use walser_proto::v1::Effect;
 use walser_service::ProcessError;
@@ -144,6 +144,10 @@ impl CliError {
     /// What the gRPC library says when no server has answered.
     fn unanswered(failure: &ApiError, server: &str) -> Self {
         let signs = ["transport error", "error trying", "connect error", "dns error"];
+        if let Some(words) = failure.message().strip_prefix(TLS_TROUBLE) {
+            let error = Self { code: UNAVAILABLE, ..Self::failed(format!("TLS with {server}: {words}")) };
+            return error.with_help(tls_help(words));
+        }
         // An admin port speaks HTTP, and knows no service.
         let no_server = failure.message().starts_with("grpc-status header missing")
             || signs.iter().any(|sign| failure.message().contains(sign));
@@ -200,6 +204,24 @@ pub(crate) fn in_words(failure: &ApiError, server: &str) -> String {
 /// A question to stand behind "there is no NAME", when one of the names that there are is like it.
 pub(crate) fn did_you_mean<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     suggest(name, names).map_or_else(String::new, |meant| format!("; did you mean \"{meant}\"?"))
+}
+
+/// What to do about trouble with TLS.
+fn tls_help(words: &str) -> &'static str {
+    let known = [
+        (
+            "was spoken to without",
+            "name the authority of the server with --tls-ca FILE, or say --tls for those of the system",
+        ),
+        ("does not speak TLS", "leave the --tls flags and WALSER_TLS variables away, or name the port that has TLS"),
+        ("authority that is not believed", "name the authority that has signed its certificate with --tls-ca FILE"),
+        ("for other names", "name the server as its certificate does, or say --tls-server-name NAME"),
+        ("and none was shown", "show one that the server's authority has signed with --tls-cert FILE --tls-key FILE"),
+        ("does not believe our", "show one that the server's authority has signed with --tls-cert FILE --tls-key FILE"),
+        ("expired", "it has to be renewed; a server takes a new one from its files without a restart"),
+    ];
+    let found = known.into_iter().find(|(sign, _)| words.contains(sign));
+    found.map_or("look at the certificates of both sides, and at the server's log", |(_, help)| help)
 }
 
 fn help(failure: &ApiError) -> Option<String> {

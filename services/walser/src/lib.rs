@@ -18,6 +18,7 @@ mod records;
 mod server;
 mod signal;
 mod standalone;
+mod tls_args;
 mod topics;
 mod words;
 
@@ -47,6 +48,7 @@ pub fn run() -> ExitCode {
         Command::Log(arguments) => command::log::run(&arguments),
         Command::Completion(arguments) => command::completion::run(&arguments),
         Command::Context(command) => command::context::run(command),
+        Command::Tls(command) => command::tls::run(command),
         remote => run_remote(remote),
     };
     match outcome {

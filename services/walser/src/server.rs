@@ -8,6 +8,7 @@ use walser_proto::v1 as pb;
 use crate::args::ServerArgs;
 use crate::context::Contexts;
 use crate::error::CliError;
+use crate::tls_args::TlsArgs;
 
 /// Where a server is that nobody names.
 const ADDRESS_DEFAULT: &str = "127.0.0.1:7460";
@@ -26,12 +27,16 @@ pub(crate) struct Server {
 impl Server {
     /// The server that the flags, the environment or the current context name. Nothing is connected yet.
     pub(crate) fn of(arguments: &ServerArgs) -> Result<Self, CliError> {
-        let (address, context) = address(arguments)?;
+        let (address, context, tls) = address(arguments)?;
         if let Some((scheme, rest)) = address.split_once("://") {
             let error = CliError::usage(format!("server address \"{address}\" begins with {scheme}://"));
             return Err(error.with_help(format!("write it as HOST:PORT: {}", rest.trim_end_matches('/'))));
         }
-        Ok(Self { client: Client::new(&address)?, address, context })
+        let client = match tls.load()? {
+            Some(tls) => Client::with_tls(&address, tls)?,
+            None => Client::new(&address)?,
+        };
+        Ok(Self { client, address, context })
     }
 
     /// The answer, or the error as people see it.
@@ -87,23 +92,25 @@ pub(crate) async fn node_count(client: &Client) -> Option<usize> {
     listed.ok().map(|listed| listed.into_inner().nodes.len())
 }
 
-/// The address by flag, environment, or context, in this order, and the context.
-fn address(arguments: &ServerArgs) -> Result<(String, Option<String>), CliError> {
+/// The address by flag, environment, or context, in this order, the context, and how TLS is used with it.
+fn address(arguments: &ServerArgs) -> Result<(String, Option<String>, TlsArgs), CliError> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let tls = arguments.tls.clone().or(TlsArgs::of_environment()?);
     if let Some(server) = &arguments.server {
-        return Ok((server.clone(), None));
+        return Ok((server.clone(), None, tls));
     }
     if arguments.context.is_none()
         && let Some(server) = variable("WALSER_SERVER")
     {
-        return Ok((server, None));
+        return Ok((server, None, tls));
     }
     let contexts = Contexts::load()?;
-    match arguments.context.clone().or_else(|| variable("WALSER_CONTEXT")) {
-        Some(name) => Ok((contexts.server(&name)?.to_owned(), Some(name))),
-        None => Ok(match contexts.current()? {
-            Some((name, server)) => (server.to_owned(), Some(name.to_owned())),
-            None => (ADDRESS_DEFAULT.to_owned(), None),
-        }),
-    }
+    let name = match arguments.context.clone().or_else(|| variable("WALSER_CONTEXT")) {
+        Some(name) => name,
+        None => match contexts.current()? {
+            Some((name, _)) => name.to_owned(),
+            None => return Ok((ADDRESS_DEFAULT.to_owned(), None, tls)),
+        },
+    };
+    Ok((contexts.server(&name)?.to_owned(), Some(name.clone()), tls.or(contexts.tls(&name))))
 }

@@ -11,15 +11,16 @@ use walser_metastore::{Embedded, Memory, Metastore};
 use walser_model::{Clock, SystemClock};
 use walser_rpc::{ApiError, CallLayer, Network, NodeRole};
 use walser_service::process::{self, Process};
-use walser_service::{Key, Settings, telemetry};
+use walser_service::{Key, PUBLIC_TLS, Settings, telemetry};
 
 use crate::cli::UpArgs;
 use crate::error::CliError;
 use crate::output;
 
 /// The tables of all services.
-pub(crate) const ALL_KEYS: [&[Key]; 6] = [
+pub(crate) const ALL_KEYS: [&[Key]; 7] = [
     process::PUBLIC_PORT,
+    PUBLIC_TLS,
     process::KEYS,
     telemetry::KEYS,
     walser_controller::KEYS,
@@ -73,7 +74,7 @@ fn directory_error(error: DirectoryError) -> CliError {
 }
 
 async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) -> Result<ExitCode, CliError> {
-    let mut process = Process::open(&arguments.process, settings, Arc::clone(&clock)).await?;
+    let mut process = Process::open(&arguments.process, settings, Arc::clone(&clock), None).await?;
     let (shutdown, address, admin) = (process.shutdown.clone(), process.address, process.admin);
     let mut storage_config = walser_storage_node::Config::from_settings(&process.settings, process::cores());
     let stores = stores(arguments, &storage_config)?;
@@ -211,13 +212,16 @@ fn found(recovered: &walser_storage_node::Recovered) -> String {
 
 #[cfg(test)]
 mod tests {
+    use walser_service::INTERNAL_TLS;
+
     use super::*;
 
     /// `UPDATE_GOLDEN=1 cargo test -p walser` rewrites the tables.
     #[test]
     fn every_setting_is_documented() {
-        let processes: [&[Key]; 5] = [
+        let processes: [&[Key]; 6] = [
             process::INTERNAL_PORT,
+            INTERNAL_TLS,
             process::CONTROLLER,
             walser_controller::PROCESS_KEYS,
             walser_storage_node::PROCESS_KEYS,

@@ -7,10 +7,11 @@ use crate::tokens::Segments;
 use crate::tree::{Source, dependencies, example, folder_of, is_within, manifests, root, sources};
 
 /// Layers: a crate depends only on crates of lower layers.
-const LAYERS: [(&str, u8); 12] = [
+const LAYERS: [(&str, u8); 13] = [
     ("walser-model", 0),
     ("walser-record-batch", 1),
     ("walser-proto", 1),
+    ("walser-tls", 1),
     ("walser-log", 2),
     ("walser-replication", 2),
     ("walser-sequencer", 2),

@@ -15,7 +15,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_server::ControllerService;
 use walser_proto::internal::v1::node_session_response::Action;
 use walser_replication::{AlterIsr, control};
-use walser_rpc::{ApiError, CoordinatorBeat, FeatureLevels, Reason};
+use walser_rpc::{ApiError, CoordinatorBeat, FeatureLevels, Reason, check_node_id};
 use walser_service::Caller;
 
 use super::{Controller, change_log, metadata};
@@ -119,6 +119,7 @@ const PARTITIONS_RESTORED_MAX: usize = 100_000;
 impl ControllerService for Controller {
     async fn register_node(&self, request: Request<pbi::RegisterNodeRequest>) -> Answer<pbi::RegisterNodeResponse> {
         self.leads()?;
+        check_node_id(&request, NodeId(request.get_ref().node_id))?;
         let request = request.into_inner();
         if request.node_id <= 0 {
             return Err(ApiError::field("node_id", "storage nodes have ids from 1 on").into());
@@ -234,6 +235,7 @@ impl ControllerService for Controller {
 
     async fn alter_isr(&self, request: Request<pbi::AlterIsrRequest>) -> Answer<pbi::AlterIsrResponse> {
         self.leads()?;
+        check_node_id(&request, NodeId(request.get_ref().node_id))?;
         let request = request.into_inner();
         let caller = (NodeId(request.node_id), request.node_epoch);
         let proposals = request.proposals.iter().map(|message| proposal_of(caller, message));

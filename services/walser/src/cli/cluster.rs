@@ -127,6 +127,10 @@ pub(crate) struct ClusterUpArgs {
     /// The etcd to run [default: the one in the PATH]
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) etcd: Option<PathBuf>,
+    /// Encrypt what the processes say to each other and to clients, with certificates of its own, kept in DIR/tls
+    /// [default: later as before]
+    #[arg(long)]
+    pub(crate) tls: bool,
     /// Storage nodes, 1 to 100 [default: 3, later as many as before]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) storage_nodes: Option<u32>,

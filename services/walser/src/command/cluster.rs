@@ -10,6 +10,7 @@
 //! Invariant: only the supervisor waits for its processes, so that a process id it signals is never another's.
 //! Invariant: no process outlives the supervisor, also when that is killed.
 
+mod certificates;
 mod config;
 mod control;
 mod layout;
@@ -58,6 +59,7 @@ async fn up(arguments: &ClusterUpArgs) -> Result<ExitCode, CliError> {
     let directory = ClusterDirectory::lock(&arguments.place.dir)?;
     let metastore = ClusterMetastore::decide(&directory, arguments)?;
     let processes = layout::plan(&directory, arguments, &metastore)?;
+    certificates::make_certificates(&directory, arguments.tls)?;
     for left in directory.left_out(&processes)? {
         output::warning(&format!("{left} was a part of this cluster and is not started: what only it has is missing"));
     }

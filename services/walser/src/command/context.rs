@@ -11,6 +11,7 @@ use crate::candidates;
 use crate::context::Contexts;
 use crate::error::CliError;
 use crate::output::{self, table};
+use crate::tls_args::TlsArgs;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContextCommand {
@@ -32,6 +33,8 @@ pub(crate) enum ContextCommand {
         /// Address
         #[arg(value_name = "HOST:PORT")]
         server: String,
+        #[command(flatten)]
+        tls: TlsArgs,
     },
     /// Talk to another server from now on
     #[command(visible_alias = "select", after_help = "Examples:\n  walser context use prod\n  walser context use -")]
@@ -59,9 +62,11 @@ pub(crate) fn run(command: ContextCommand) -> Result<ExitCode, CliError> {
                 return Err(error.with_help("`walser context add NAME HOST:PORT` names a server"));
             }
         },
-        ContextCommand::Add { name, server } => {
+        ContextCommand::Add { name, server, tls } => {
             Client::check_address(&server)?;
-            let ((), contexts) = Contexts::change(|contexts| contexts.add(&name, &server))?;
+            tls.load()?;
+            let tls = tls.absolute()?;
+            let ((), contexts) = Contexts::change(|contexts| contexts.add(&name, &server, tls))?;
             list(&contexts, Form::Table)?;
         }
         ContextCommand::Use { name } => {

@@ -169,7 +169,7 @@ impl Asked {
     /// Says how it went. Whoever asked may have gone.
     pub(crate) fn answer(self, outcome: Result<Vec<ClusterProcess>, ControlRefusal>) {
         let answer = match outcome {
-            Ok(processes) => ControlAnswer::Done(ClusterFile { processes }),
+            Ok(processes) => ControlAnswer::Done(ClusterFile { processes, tls_ca: None }),
             // As every version knows it.
             Err(ControlRefusal { why, code: FAILED }) => ControlAnswer::Failed(why),
             Err(refusal) => ControlAnswer::Refused(refusal),

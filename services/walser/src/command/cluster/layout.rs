@@ -10,9 +10,11 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use walser_service::process;
 
+use super::certificates::role_in_certificates;
 use super::lost_members::EtcdMembers;
 use super::metastore::ClusterMetastore;
 use crate::cli::{ClusterRole, ClusterUpArgs};
+use crate::command::tls::DevelopmentFiles;
 use crate::error::{CliError, WRONG_STATE};
 
 /// Storage nodes from which on topics have so many replicas by default, and how many of those must be in sync.
@@ -45,15 +47,18 @@ pub(crate) struct ClusterProcess {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ClusterFile {
     pub(crate) processes: Vec<ClusterProcess>,
+    /// The authority that clients of a gateway believe; absent where there is no TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_ca: Option<PathBuf>,
 }
 
 /// All of `plan.json`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct ClusterPlan {
     pub(super) processes: Vec<ClusterProcess>,
-    /// Members of etcd that have had data.
+    /// Members of etcd that have had data. `None`: an earlier version has written it, which does not say.
     #[serde(default)]
-    pub(super) formed: BTreeSet<u32>,
+    pub(super) formed: Option<BTreeSet<u32>>,
 }
 
 /// The directory of a cluster. The lock is held as long as it lives.
@@ -157,6 +162,16 @@ impl ClusterDirectory {
         control_socket(&self.path)
     }
 
+    /// Where the certificates of a cluster with TLS are.
+    pub(super) fn tls_directory(&self) -> PathBuf {
+        self.path.join("tls")
+    }
+
+    /// The certificates of the cluster. `None`: it has no TLS.
+    pub(crate) fn tls(&self) -> Option<DevelopmentFiles> {
+        Some(self.tls_directory()).filter(|path| path.exists()).map(DevelopmentFiles)
+    }
+
     /// Where a process keeps its data.
     pub(crate) fn data_of(&self, process: &ClusterProcess) -> PathBuf {
         self.path.join(format!("{}-{}", process.role, process.id))
@@ -212,9 +227,14 @@ impl ClusterDirectory {
         self.path.join("cluster.json")
     }
 
+    /// What `cluster.json` says.
+    pub(crate) fn shown(&self, processes: &[ClusterProcess]) -> ClusterFile {
+        ClusterFile { processes: processes.to_vec(), tls_ca: self.tls().map(|files| files.ca()) }
+    }
+
     /// Writes `cluster.json` in one step: whoever reads it reads a whole one.
     pub(crate) fn write(&self, processes: &[ClusterProcess]) -> Result<(), CliError> {
-        let text = serde_json::to_vec_pretty(&ClusterFile { processes: processes.to_vec() })?;
+        let text = serde_json::to_vec_pretty(&self.shown(processes))?;
         Ok(process::replace_file(&self.file(), text)?)
     }
 
@@ -284,7 +304,7 @@ pub(crate) fn plan(
     let same = |known: &ClusterProcess, other: &ClusterProcess| (known.role, known.id) == (other.role, other.id);
     let others = before.iter().filter(|known| !processes.iter().any(|process| same(known, process)));
     let all = processes.iter().chain(others).cloned().collect();
-    directory.keep_plan(&ClusterPlan { processes: all, formed })?;
+    directory.keep_plan(&ClusterPlan { processes: all, formed: Some(formed) })?;
     Ok(processes)
 }
 
@@ -344,6 +364,9 @@ pub(crate) fn arguments(
     if process.role != ClusterRole::Controller {
         settings.push(format!("controller.address={}", addresses(ClusterRole::Controller, "")));
     }
+    if let Some((files, role)) = directory.tls().zip(role_in_certificates(process.role)) {
+        settings.extend(files.settings(role));
+    }
     let ready = directory.ready_file_of(process).display().to_string();
     let mut arguments = vec![process.role.to_string(), "--with-parent".into()];
     arguments.extend(["--listen".into(), address.to_string()]);
@@ -395,6 +418,7 @@ mod tests {
             storage_nodes: Some(storage_nodes),
             group_coordinators: None,
             gateways: None,
+            tls: false,
         }
     }
 

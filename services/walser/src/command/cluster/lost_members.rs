@@ -7,26 +7,27 @@ use super::layout::{ClusterDirectory, ClusterPlan, ClusterProcess};
 use crate::cli::ClusterRole;
 use crate::error::CliError;
 
-/// What etcd makes in its data directory before it serves.
-const MEMBER: &str = "member";
+/// Where etcd keeps its log in its data directory. One that is refused by the others has made the directory, and no file.
+const WAL: &str = "member/wal";
 
 /// The members of etcd of a cluster, by what is in its directory.
 #[derive(Debug)]
 pub(super) struct EtcdMembers<'a>(pub(super) &'a ClusterDirectory);
 
 impl EtcdMembers<'_> {
-    /// Members that have had data. Of a plan that does not say so all have, where any has.
+    /// Members that have had data. Of a plan of an earlier version, which does not say, all have, where any has.
     pub(super) fn formed(&self, plan: &ClusterPlan) -> BTreeSet<u32> {
         let members = || plan.processes.iter().filter(|process| process.role == ClusterRole::Etcd);
         let with_data: BTreeSet<u32> =
             members().filter(|member| self.has_data(member)).map(|member| member.id).collect();
-        match plan.formed.is_empty() && !with_data.is_empty() {
-            true => members().map(|member| member.id).collect(),
-            false => plan.formed.union(&with_data).copied().collect(),
+        match &plan.formed {
+            None if !with_data.is_empty() => members().map(|member| member.id).collect(),
+            None => with_data,
+            Some(formed) => formed.union(&with_data).copied().collect(),
         }
     }
 
-    /// Notes which members have data, now that all that come up have.
+    /// Notes which members have data, once some have come up.
     ///
     /// # Errors
     /// When the plan can be neither read nor written.
@@ -34,9 +35,10 @@ impl EtcdMembers<'_> {
         let mut plan = self.0.before()?;
         let members = plan.processes.iter().filter(|process| process.role == ClusterRole::Etcd);
         let with_data: Vec<u32> = members.filter(|member| self.has_data(member)).map(|member| member.id).collect();
-        let before = plan.formed.len();
-        plan.formed.extend(with_data);
-        if plan.formed.len() > before { self.0.keep_plan(&plan) } else { Ok(()) }
+        let formed = plan.formed.get_or_insert_default();
+        let before = formed.len();
+        formed.extend(with_data);
+        if formed.len() > before { self.0.keep_plan(&plan) } else { Ok(()) }
     }
 
     /// Why a process must not be started: it is a member of etcd that has lost its data.
@@ -47,7 +49,7 @@ impl EtcdMembers<'_> {
         if process.role != ClusterRole::Etcd || self.has_data(process) {
             return Ok(None);
         }
-        let formed = self.0.before()?.formed;
+        let formed = self.0.before()?.formed.unwrap_or_default();
         if !formed.contains(&process.id) {
             return Ok(None);
         }
@@ -71,7 +73,8 @@ impl EtcdMembers<'_> {
     }
 
     fn has_data(&self, member: &ClusterProcess) -> bool {
-        self.0.data_of(member).join(MEMBER).exists()
+        let files = std::fs::read_dir(self.0.data_of(member).join(WAL));
+        files.is_ok_and(|files| files.flatten().any(|file| file.path().extension().is_some_and(|kind| kind == "wal")))
     }
 }
 
@@ -95,9 +98,15 @@ mod tests {
             storage_nodes: None,
             group_coordinators: None,
             gateways: None,
+            tls: false,
         };
         let all = plan(directory, &arguments, &ClusterMetastore::Etcd { program: "etcd".into(), members: 3 }).unwrap();
         all.into_iter().filter(|process| process.role == ClusterRole::Etcd).collect()
+    }
+
+    fn make_data(data: &Path) {
+        std::fs::create_dir_all(data.join(WAL)).unwrap();
+        std::fs::write(data.join(WAL).join("0-0.wal"), "").unwrap();
     }
 
     #[test]
@@ -111,7 +120,7 @@ mod tests {
         };
         assert!(lost().is_empty(), "they are new");
         let data = |member: usize| directory.data_of(&members[member]);
-        (0..3).for_each(|member| std::fs::create_dir_all(data(member).join(MEMBER)).unwrap());
+        (0..3).for_each(|member| make_data(&data(member)));
         EtcdMembers(&directory).note_formed().unwrap();
         assert!(lost().is_empty());
         std::fs::remove_dir_all(data(1)).unwrap();
@@ -132,8 +141,25 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let directory = ClusterDirectory::lock(place.path()).unwrap();
         let members = planned(&directory, place.path());
-        std::fs::create_dir_all(directory.data_of(&members[0]).join(MEMBER)).unwrap();
+        make_data(&directory.data_of(&members[0]));
+        let before = directory.before().unwrap();
+        directory.keep_plan(&ClusterPlan { formed: None, ..before }).unwrap();
         planned(&directory, place.path());
-        assert_eq!(directory.before().unwrap().formed, [1, 2, 3].into());
+        assert_eq!(directory.before().unwrap().formed, Some([1, 2, 3].into()));
+    }
+
+    #[test]
+    fn who_never_had_data_is_formed_at_the_next_start() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = ClusterDirectory::lock(place.path()).unwrap();
+        let members = planned(&directory, place.path());
+        // The first start has ended before the others had any; one was refused, and has left its directory.
+        make_data(&directory.data_of(&members[0]));
+        std::fs::create_dir_all(directory.data_of(&members[1]).join(WAL)).unwrap();
+        planned(&directory, place.path());
+        assert_eq!(directory.before().unwrap().formed, Some([1].into()));
+        for member in &members {
+            assert_eq!(EtcdMembers(&directory).lost(member, &members).unwrap(), None);
+        }
     }
 }

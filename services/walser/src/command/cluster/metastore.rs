@@ -193,6 +193,7 @@ fn options_of_etcd_are_refused_where_the_store_is_not_in_etcd() {
         storage_nodes: None,
         group_coordinators: None,
         gateways: None,
+        tls: false,
     };
     let embedded = Some(ClusterMetastoreKind::Embedded);
     let decide = |arguments| ClusterMetastore::decide(&directory, &arguments);

@@ -28,6 +28,7 @@ use crate::error::{CliError, NOT_FOUND, WRONG_STATE};
 use crate::output;
 use crate::server::node_count;
 use crate::signal::Interrupts;
+use crate::tls_args::TlsArgs;
 
 /// How long a process may take to serve, and a cluster to know its storage nodes.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -132,7 +133,9 @@ impl Supervisor {
     pub(super) fn advice(&self) -> String {
         let gateway = self.processes.iter().find(|process| process.role == ClusterRole::Gateway);
         let address = gateway.map(|gateway| gateway.address().to_string()).unwrap_or_default();
-        format!("ready; Ctrl-C stops all; in other terminals: export WALSER_SERVER={address}")
+        let tls = self.directory.tls().map(|files| format!(" WALSER_TLS_CA={}", files.ca().display()));
+        let tls = tls.unwrap_or_default();
+        format!("ready; Ctrl-C stops all; in other terminals: export WALSER_SERVER={address}{tls}")
     }
 
     /// Starts everything, and waits until the cluster can be used; `cluster.json` says so then.
@@ -142,7 +145,6 @@ impl Supervisor {
     pub(super) async fn start_all(&mut self) -> Result<(), CliError> {
         self.addresses_become_free().await;
         let missing = self.start(&self.all()).await.map_err(CliError::failed)?;
-        EtcdMembers(&self.directory).note_formed()?;
         let without =
             missing.iter().filter(|(index, _)| self.processes[*index].role == ClusterRole::StorageNode).count();
         for (index, why) in missing {
@@ -229,6 +231,7 @@ impl Supervisor {
                 }
                 starting.waiting.pop();
             }
+            EtcdMembers(&self.directory).note_formed().map_err(|error| error.what().to_owned())?;
             let Some(role) = starting.later.pop_front() else { return Ok(true) };
             starting.waiting = self.of_role(&starting.chosen, role);
             starting.begun = Instant::now();
@@ -402,13 +405,23 @@ impl Supervisor {
     async fn storage_nodes_known(&self, without: usize) {
         let count = |role| self.processes.iter().filter(|process| process.role == role).count();
         let Some(gateway) = self.processes.iter().find(|process| process.role == ClusterRole::Gateway) else { return };
-        let Ok(client) = Client::new(&gateway.address().to_string()) else { return };
+        let Ok(client) = self.client_of(gateway) else { return };
         loop {
             if node_count(&client).await >= Some(count(ClusterRole::StorageNode) - without) {
                 return;
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// A client of a gateway.
+    fn client_of(&self, gateway: &ClusterProcess) -> Result<Client, CliError> {
+        let tls = TlsArgs { tls_ca: self.directory.tls().map(|files| files.ca()), ..TlsArgs::default() };
+        let address = gateway.address().to_string();
+        Ok(match tls.load()? {
+            Some(tls) => Client::with_tls(&address, tls)?,
+            None => Client::new(&address)?,
+        })
     }
 
     /// Stops processes, in the order opposite to the start, and kills what does not stop.

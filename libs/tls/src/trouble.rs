@@ -1,0 +1,71 @@
+//! What goes wrong with TLS, in words that say what to do.
+
+use std::error::Error;
+
+use rustls::{AlertDescription, CertificateError};
+
+use crate::connector::HandshakeError;
+
+/// What TLS says is wrong, if that is among the causes of this error.
+pub fn in_words(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(HandshakeError(inner)) = error.downcast_ref() {
+            return Some(inner.to_string());
+        }
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(words(tls));
+        }
+        let http2 = error.downcast_ref::<h2::Error>();
+        if http2.and_then(h2::Error::reason) == Some(h2::Reason::INADEQUATE_SECURITY) {
+            return Some("the other side speaks TLS, and was spoken to without".to_owned());
+        }
+        // Both hide what they were made of from those who follow causes.
+        let io = http2.and_then(h2::Error::get_io).or_else(|| error.downcast_ref());
+        let inner = io.and_then(std::io::Error::get_ref);
+        cause = inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
+    }
+    None
+}
+
+fn words(error: &rustls::Error) -> String {
+    use AlertDescription as Alert;
+    match error {
+        rustls::Error::InvalidMessage(_) => "the other side does not speak TLS".to_owned(),
+        rustls::Error::NoCertificatesPresented => "the other side has shown no certificate".to_owned(),
+        rustls::Error::InvalidCertificate(why) => format!("the other side's certificate {}", of_certificate(why)),
+        rustls::Error::AlertReceived(alert) => match alert {
+            Alert::CertificateRequired => "the other side wants a certificate, and none was shown".to_owned(),
+            Alert::CertificateExpired => "the other side says that our certificate has expired".to_owned(),
+            Alert::UnknownCA | Alert::BadCertificate | Alert::CertificateUnknown | Alert::DecryptError => {
+                "the other side does not believe our certificate: another authority has signed it".to_owned()
+            }
+            Alert::UnsupportedCertificate => {
+                "the other side says that our certificate is not one of a client".to_owned()
+            }
+            Alert::ProtocolVersion => {
+                "the other side speaks another version of TLS; 1.2 and 1.3 are spoken here".to_owned()
+            }
+            Alert::NoApplicationProtocol => "the other side does not speak HTTP/2".to_owned(),
+            other => format!("the other side refuses TLS: {other:?}"),
+        },
+        other => other.to_string(),
+    }
+}
+
+fn of_certificate(why: &CertificateError) -> String {
+    match why {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "has expired".to_owned(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "is not valid yet: compare the clocks of the two machines".to_owned()
+        }
+        // An authority of the same name, and another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "was signed by an authority that is not believed here".to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("is for other names: {why}")
+        }
+        other => format!("cannot be used: {other}"),
+    }
+}
