@@ -1,10 +1,10 @@
 # Every verb of the project. `make` shows them.
 .DEFAULT_GOAL := help
 SHELL := /usr/bin/env bash
-.PHONY: help build run demo test test-faults clients crash-long fuzz-long sim sim-long sim-mutations sim-shard bench verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy fix fix-fmt fix-clippy
+.PHONY: help build run demo test test-faults clients crash-long fuzz-long sim sim-long sim-mutations sim-shard bench images verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy fix fix-fmt fix-clippy
 
 help: ## Show this
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 build: ## Build the release binary: release/walser in the target directory
 	cargo build --release -p walser
@@ -45,6 +45,9 @@ sim-shard: ## Break the log under a storage node's shard, if it can be broken (S
 
 bench: build ## Measure this machine (RUNS=3 DURATION=10 PEER=kafka SCENARIO=rf3|failover|compaction|groups)
 	scripts/bench.sh
+
+images: ## Build the image walser:dev and check it (BUILD=inside|outside)
+	scripts/images.sh walser
 
 verify: verify-fmt verify-tidy verify-clippy verify-doc ## Check formatting, structure, lints and documentation
 
