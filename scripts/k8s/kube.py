@@ -1,0 +1,152 @@
+"""Kubernetes and Helm as a test uses them: commands that are run, and waited for."""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+COMPONENT = "app.kubernetes.io/component"
+
+
+class CommandFailed(Exception):
+    pass
+
+
+def run(*command, stdin=None, timeout=900, env=None):
+    """Returns what a command prints; raises what it says when it fails."""
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, env=env, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise CommandFailed(f"{' '.join(command[:4])} … did not end within {timeout} s") from error
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip())[-600:]
+        raise CommandFailed(f"{' '.join(command[:6])} … ended with {done.returncode}: {said}")
+    return done.stdout
+
+
+def until(condition, what, seconds=120):
+    """Waits until a condition holds; an error of it counts as no. Returns what it returned."""
+    end, last = time.monotonic() + seconds, None
+    while time.monotonic() < end:
+        try:
+            if found := condition():
+                return found
+        except CommandFailed as error:
+            last = error
+        time.sleep(0.3)
+    raise CommandFailed(f"not within {seconds} s: {what}{f' ({last})' if last else ''}")
+
+
+class Release:
+    """A release of the chart in a namespace of its own."""
+
+    def __init__(self, namespace, values, name="walser"):
+        self.name, self.namespace = name, namespace
+        self.tools, self.state = Path(os.environ["WALSER_K8S_TOOLS"]), Path(os.environ["WALSER_K8S_STATE"])
+        self.chart, self.values = os.environ["WALSER_CHART"], values
+        self.env = os.environ | {"KUBECONFIG": str(self.state / "admin.conf")}
+        self.kubectl_anywhere("create", "namespace", namespace)
+
+    def kubectl_anywhere(self, *arguments, **options):
+        return run(str(self.tools / "kubectl"), *arguments, env=self.env, **options)
+
+    def kubectl(self, *arguments, **options):
+        return self.kubectl_anywhere("-n", self.namespace, *arguments, **options)
+
+    def get(self, kind, *arguments):
+        return json.loads(self.kubectl("get", kind, "-o", "json", *arguments))["items"]
+
+    # Helm.
+
+    def helm(self, *arguments):
+        return run(str(self.tools / "helm"), "-n", self.namespace, *arguments, env=self.env)
+
+    def apply(self, verb, *settings, timeout="8m"):
+        files = [option for file in self.values for option in ("-f", str(file))]
+        sets = [option for setting in settings for option in ("--set", setting)]
+        self.helm(verb, self.name, self.chart, "--wait", "--timeout", timeout, *files, *sets)
+
+    def install(self, *settings):
+        self.apply("install", *settings)
+
+    def upgrade(self, *settings, timeout="10m"):
+        self.apply("upgrade", *settings, timeout=timeout)
+
+    def uninstall(self):
+        self.helm("uninstall", self.name, "--wait", "--timeout", "8m")
+        until(lambda: not self.pods(), "all pods gone")
+
+    # Pods.
+
+    def pods(self, component=None):
+        """Pods that are not those of jobs, which end."""
+        selector = f"{COMPONENT}={component}" if component else COMPONENT
+        found = self.get("pods", "-l", selector)
+        return [pod for pod in found if pod["spec"].get("restartPolicy", "Always") == "Always"]
+
+    def pod(self, component, number=0):
+        pods = sorted(self.pods(component), key=lambda pod: pod["metadata"]["name"])
+        if len(pods) <= number:
+            raise CommandFailed(f"there is no pod {number} of the component {component}")
+        return pods[number]["metadata"]["name"]
+
+    def all_ready(self):
+        def ready(pod):
+            conditions = {c["type"]: c["status"] for c in pod["status"].get("conditions", [])}
+            return "deletionTimestamp" not in pod["metadata"] and conditions.get("Ready") == "True"
+
+        pods = self.pods()
+        return bool(pods) and all(ready(pod) for pod in pods) and len(pods) == self.wanted()
+
+    def wanted(self):
+        return sum(item["spec"]["replicas"] for kind in ("statefulsets", "deployments") for item in self.get(kind))
+
+    def restarts(self, pod):
+        statuses = json.loads(self.kubectl("get", "pod", pod, "-o", "json"))["status"].get("containerStatuses", [])
+        return sum(status["restartCount"] for status in statuses)
+
+    def kill(self, pod):
+        """Kills the process of a pod (SIGKILL), and waits until it was started again."""
+        before = self.restarts(pod)
+        status = json.loads(self.kubectl("get", "pod", pod, "-o", "json"))["status"]["containerStatuses"][0]
+        container = status["containerID"].removeprefix("containerd://")
+        socket = str(self.state / "containerd/containerd.sock")
+        run("ctr", "--address", socket, "-n", "k8s.io", "tasks", "kill", "-s", "KILL", container)
+        until(lambda: self.restarts(pod) > before, f"{pod} was started again")
+
+    def evict(self, pod):
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": self.namespace}}
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction"
+        self.kubectl_anywhere("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+
+    # The product.
+
+    def address(self):
+        """Of the Service that clients use."""
+        for service in self.get("services"):
+            ports = [port["port"] for port in service["spec"]["ports"]]
+            if 7460 in ports and service["spec"]["clusterIP"] != "None":
+                return f"{service['spec']['clusterIP']}:7460"
+        raise CommandFailed("there is no Service with the port 7460")
+
+    def walser(self, *arguments):
+        return run(os.environ["WALSER_BINARY"], *arguments, env=os.environ | {"WALSER_SERVER": self.address()}, timeout=120)
+
+    def healthy(self):
+        """Whether every pod is ready and the product finds nothing wrong: all replicas are in sync, too."""
+        return self.all_ready() and bool(self.walser("status"))
+
+    def describe(self):
+        """For a step that has failed: what is there, and what was last said."""
+        lines = [self.kubectl("get", "pods,pvc", "-o", "wide"), self.kubectl("get", "events", "--sort-by=.lastTimestamp")[-3000:]]
+        for pod in self.pods():
+            conditions = {c["type"]: c["status"] for c in pod["status"].get("conditions", [])}
+            if conditions.get("Ready") != "True":
+                name = pod["metadata"]["name"]
+                for previous in ([], ["--previous"]):
+                    try:
+                        lines.append(f"--- {name} {previous}\n" + self.kubectl("logs", name, "--tail=15", *previous))
+                    except CommandFailed as error:
+                        lines.append(f"--- {name}: {error}")
+        return "\n".join(lines)
