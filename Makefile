@@ -52,7 +52,7 @@ images: ## Build the image walser:dev and check it (BUILD=inside|outside)
 test-compose: images ## Run both compose files, and take them down again
 	scripts/test_compose.sh
 
-test-k8s: ## Run the chart on a real Kubernetes of one node, and disturb it under load (as root; ONLY="standalone cluster")
+test-k8s: ## Run the chart on a real Kubernetes of one node, and disturb it under load (as root; ONLY="standalone cluster tls")
 	scripts/test_k8s.sh $(ONLY)
 
 verify: verify-fmt verify-tidy verify-clippy verify-doc ## Check formatting, structure, lints and documentation

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the chart on a real Kubernetes of one node, and disturbs it under load: scripts/test_k8s.sh [standalone|cluster ...]
+# Installs the chart on a real Kubernetes of one node, and disturbs it under load: scripts/test_k8s.sh [standalone|cluster|tls ...]
 #
 # It must be root on Debian. Everything that it starts is taken away at the end, also after a failure or Ctrl-C; the
 # Kubernetes stays with KEEP=1. WALSER_BINARY and WALSER_HISTORY name programs that are built already. The first run

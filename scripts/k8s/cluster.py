@@ -15,14 +15,17 @@ ROLES = {"storage": 3, "etcd": 3, "controller": 2, "coordinator": 2, "gateway": 
 
 
 class Cluster:
+    name, tls = "cluster", False
+
     def __init__(self, verdicts):
         self.verdicts = verdicts
-        self.release = Release("cluster", [HERE / "values.yaml", HERE / "values-cluster.yaml"])
+        values = ["values.yaml", "values-cluster.yaml"] + (["values-tls.yaml"] if self.tls else [])
+        self.release = Release(self.name, [HERE / file for file in values], tls=self.tls)
         self.load = None
         self.count = 0
 
     def step(self, name, action, vital=False):
-        self.verdicts.step(f"cluster: {name}", action, self.release.describe, vital)
+        self.verdicts.step(f"{self.name}: {name}", action, self.release.describe, vital)
 
     def run(self):
         self.step("helm install --wait, declared topic", self.install, vital=True)
@@ -52,10 +55,9 @@ class Cluster:
         until(self.release.healthy, "healthy")
 
     def begin(self):
-        topics = json.loads(self.release.walser("topic", "describe", TOPIC, "-o", "json"))
-        self.load = Load(Server(self.release.address()), TOPIC, PARTITIONS, Path(os.environ["WALSER_LOGS"]) / "cluster.history")
+        server = Server(self.release.address(), self.release.authority(), self.release.public_host())
+        self.load = Load(server, TOPIC, PARTITIONS, Path(os.environ["WALSER_LOGS"]) / f"{self.name}.history")
         self.load.go_on()
-        return f"{len(json.dumps(topics)) > 2 and PARTITIONS} partitions"
 
     def disturbed(self, action):
         since = time.monotonic()

@@ -1,5 +1,6 @@
 """Kubernetes and Helm as a test uses them: commands that are run, and waited for."""
 
+import base64
 import json
 import os
 import subprocess
@@ -41,10 +42,10 @@ def until(condition, what, seconds=120):
 class Release:
     """A release of the chart in a namespace of its own."""
 
-    def __init__(self, namespace, values, name="walser"):
-        self.name, self.namespace = name, namespace
+    def __init__(self, namespace, values, name="walser", tls=False):
+        self.name, self.namespace, self.tls = name, namespace, tls
         self.tools, self.state = Path(os.environ["WALSER_K8S_TOOLS"]), Path(os.environ["WALSER_K8S_STATE"])
-        self.chart, self.values = os.environ["WALSER_CHART"], values
+        self.chart, self.values, self.program = os.environ["WALSER_CHART"], values, os.environ["WALSER_BINARY"]
         self.env = os.environ | {"KUBECONFIG": str(self.state / "admin.conf")}
         self.kubectl_anywhere("create", "namespace", namespace)
 
@@ -130,8 +131,24 @@ class Release:
                 return f"{service['spec']['clusterIP']}:7460"
         raise CommandFailed("there is no Service with the port 7460")
 
+    def public_host(self):
+        """The name of that Service, which its certificate has."""
+        return f"{self.name}.{self.namespace}.svc"
+
+    def authority(self):
+        """The certificate (PEM) of the authority that the public port is known by; `None` without TLS."""
+        if not self.tls:
+            return None
+        secret = json.loads(self.kubectl("get", "secret", f"{self.name}-tls", "-o", "json"))
+        return base64.b64decode(secret["data"]["ca.crt"])
+
     def walser(self, *arguments):
-        return run(os.environ["WALSER_BINARY"], *arguments, env=os.environ | {"WALSER_SERVER": self.address()}, timeout=120)
+        env = {"WALSER_SERVER": self.address()}
+        if self.tls:
+            file = Path(os.environ["WALSER_LOGS"]) / f"{self.namespace}-ca.crt"
+            file.write_bytes(self.authority())
+            env |= {"WALSER_TLS_CA": str(file), "WALSER_TLS_SERVER_NAME": self.public_host()}
+        return run(self.program, *arguments, env=os.environ | env, timeout=120)
 
     def healthy(self):
         """Whether every pod is ready and the product finds nothing wrong: all replicas are in sync, too."""

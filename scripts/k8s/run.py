@@ -1,4 +1,4 @@
-"""Runs the chart on a Kubernetes, a verdict for each step: run.py [standalone] [cluster]. See scripts/test_k8s.sh."""
+"""Runs the chart on a Kubernetes, a verdict for each step: run.py [standalone] [cluster] [tls]. See scripts/test_k8s.sh."""
 
 import os
 import signal
@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 from cluster import Cluster
+from secure import Secure
 from standalone import Standalone
 from verdicts import CannotGoOn, Verdicts
 
-SCENARIOS = {"standalone": Standalone, "cluster": Cluster}
+SCENARIOS = {"standalone": Standalone, "cluster": Cluster, "tls": Secure}
 
 
 def main():
