@@ -93,7 +93,8 @@ build_etcd() {
   build -f images/etcd.Dockerfile --build-arg BASE_IMAGE="$base" -t "$etcd_image" "$context" ||
     { rm -rf "$context"; return 1; }
   rm -rf "$context"
-  docker run --rm --read-only "$etcd_image" /usr/local/bin/etcd --version | head -1
+  echo "$etcd_image"
+  docker run --rm --read-only "$etcd_image" /usr/local/bin/etcd --version >/dev/null
 }
 
 scripts/docker.sh up
