@@ -10,7 +10,12 @@ tools=$(scripts/target_dir.sh)/chart/helm-$helm-kubeconform-$kubeconform
 schemas=$tools/schemas-$kubernetes
 export CGO_ENABLED=0 GOFLAGS="-mod=mod -buildvcs=false -trimpath" GOBIN=$tools
 mkdir -p "$tools"
-[ -x "$tools/helm" ] || "$go" install -ldflags "-s -w" "helm.sh/helm/v3/cmd/helm@$helm" >&2
+# Without these, Helm takes itself for one of Kubernetes 1.20, and charts of today for too new.
+minor=${kubernetes#v1.} minor=${minor%.*} flags="-s -w"
+for package in chartutil lint/rules; do
+  flags+=" -X helm.sh/helm/v3/pkg/$package.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/$package.k8sVersionMinor=$minor"
+done
+[ -x "$tools/helm" ] || "$go" install -ldflags "$flags" "helm.sh/helm/v3/cmd/helm@$helm" >&2
 [ -x "$tools/kubeconform" ] || "$go" install -ldflags "-s -w" "github.com/yannh/kubeconform/cmd/kubeconform@$kubeconform" >&2
 if [ ! -d "$schemas" ]; then
   # The module of Kubernetes carries the description of its API; kubeconform would fetch its schemas from the network.

@@ -40,7 +40,7 @@ affinity:
 {{- with $values.topologySpreadConstraints }}
 topologySpreadConstraints:
   {{- range . }}
-  - {{- toYaml (merge (dict) . (dict "labelSelector" (dict "matchLabels" $selector))) | nindent 4 }}
+  - {{ toYaml (merge (dict) . (dict "labelSelector" (dict "matchLabels" $selector))) | nindent 4 | trim }}
   {{- end }}
 {{- end }}
 {{- end -}}
@@ -98,6 +98,10 @@ spec:
       env:
         - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
         - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+        {{- if and $public (include "walser.tls.on" $root) }}
+        # For commands that are run in this container.
+        {{- include "walser.trustEnv" $root | nindent 8 }}
+        {{- end }}
         {{- if eq .component "storage" }}
         - {name: WALSER_STORAGE_NODE_ID, valueFrom: {fieldRef: {fieldPath: "metadata.labels['apps.kubernetes.io/pod-index']"}}}
         - {name: WALSER_STORAGE_ADVERTISE, value: {{ printf "%s:7461" (include "walser.ownAddress" $root) | quote }}}
@@ -117,7 +121,7 @@ spec:
         - {name: internal, containerPort: 7461}
         {{- end }}
         - {name: admin, containerPort: 7463}
-      {{- include "walser.probes" (dict "values" $values "port" "admin") | nindent 6 }}
+      {{- include "walser.probes" (dict "values" $values "port" "admin") | trim | nindent 6 }}
       {{- with int $values.preStopSleepSeconds }}
       lifecycle: {preStop: {sleep: {seconds: {{ . }}}}}
       {{- end }}
@@ -132,7 +136,9 @@ spec:
         {{- if $values.persistence }}
         - {name: data, mountPath: /var/lib/walser}
         {{- end }}
-        {{- include "walser.tls.mounts" . | nindent 8 }}
+        {{- with include "walser.tls.mounts" . }}
+        {{- trim . | nindent 8 }}
+        {{- end }}
         {{- if include "walser.hasEtcdPassword" . }}
         - {name: etcd-password, mountPath: /etc/walser/etcd-password, readOnly: true}
         {{- end }}
@@ -148,7 +154,9 @@ spec:
     {{- if and $values.persistence (not $values.persistence.enabled) }}
     - {name: data, emptyDir: {}}
     {{- end }}
-    {{- include "walser.tls.volumes" . | nindent 4 }}
+    {{- with include "walser.tls.volumes" . }}
+    {{- trim . | nindent 4 }}
+    {{- end }}
     {{- if include "walser.hasEtcdPassword" . }}
     - {name: etcd-password, secret: {secretName: {{ $root.Values.etcd.external.passwordSecret }}, defaultMode: 0440}}
     {{- end }}

@@ -45,5 +45,5 @@ storage.data: /var/lib/walser/data
 walser.toml: |
   # Settings of docs/operations.md. Made by the chart: change its values instead.
   {{- $own := include "walser.ownSettings" . | fromYaml }}
-  {{- include "walser.settings" (merge (dict "own" $own) .) | nindent 2 }}
+  {{- include "walser.settings" (merge (dict "own" $own) .) | trim | nindent 2 }}
 {{- end -}}

@@ -106,13 +106,22 @@ controller.etcd.password.file: /etc/walser/etcd-password/password
 {{- define "walser.clientEnv" -}}
 - {name: WALSER_SERVER, value: {{ include "walser.publicAddress" . | quote }}}
 {{- if include "walser.tls.on" . }}
-- {name: WALSER_TLS_CA, value: /etc/walser/tls/public/ca.crt}
-{{- with .Values.tls.serverName }}
-- {name: WALSER_TLS_SERVER_NAME, value: {{ . | quote }}}
-{{- end }}
+{{ include "walser.trustEnv" . }}
 {{- if .Values.tls.clientCertificates.jobSecret }}
 - {name: WALSER_TLS_CERT, value: /etc/walser/tls/job/tls.crt}
 - {name: WALSER_TLS_KEY, value: /etc/walser/tls/job/tls.key}
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* By what a client knows the public port. */}}
+{{- define "walser.trustEnv" -}}
+{{- if and (eq (include "walser.tls.mode" .) "existing") .Values.tls.existing.systemTrust -}}
+- {name: WALSER_TLS, value: "true"}
+{{- else -}}
+- {name: WALSER_TLS_CA, value: /etc/walser/tls/public/ca.crt}
+{{- end }}
+{{- with .Values.tls.serverName }}
+- {name: WALSER_TLS_SERVER_NAME, value: {{ . | quote }}}
 {{- end }}
 {{- end -}}
