@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
 # Builds the parts of a small Kubernetes from the Go module proxy, once, and prints their directory: scripts/k8s/tools.sh
 #
-# Etcd comes from scripts/etcd.sh, containerd and runc from Debian. It takes about six minutes on two free cores.
+# Etcd comes from scripts/etcd.sh, Helm from scripts/chart_tools.sh, containerd and runc from Debian. It takes about six minutes on two free cores.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 kubernetes=1.34.4
 coredns=v1.15.0
-helm=v3.22.0
 
 sources=$PWD/scripts/k8s/programs
 tools=$(scripts/target_dir.sh)/k8s/$kubernetes
@@ -42,7 +41,6 @@ build_kubernetes() {
 [ -x "$tools/bin/pause" ] || "$go" build -ldflags "-s -w" -o "$tools/bin/pause" "$sources/pause/main.go" >&2
 [ -x "$tools/bin/coredns" ] ||
   GOBIN=$tools/bin GOFLAGS="-buildvcs=false -trimpath" "$go" install -ldflags "-s -w" "github.com/coredns/coredns@$coredns" >&2
-[ -x "$tools/bin/helm" ] ||
-  GOBIN=$tools/bin GOFLAGS="-buildvcs=false -trimpath" "$go" install -ldflags "-s -w" "helm.sh/helm/v3/cmd/helm@$helm" >&2
+ln -sf "$(scripts/chart_tools.sh "$go")/helm" "$tools/bin/helm"
 ln -sf "$(scripts/etcd.sh "$go")/etcd" "$tools/bin/etcd"
 echo "$tools/bin"
