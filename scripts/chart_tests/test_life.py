@@ -205,25 +205,44 @@ class Gate(unittest.TestCase):
         return commands
 
     def test_it_passes_where_nothing_is_installed(self):
-        self.assertEqual(set(self.commands([], render("cluster.yaml")).values()), {"--version"})
+        for file in ("cluster.yaml", "standalone.yaml", "cluster-tls.yaml", "cluster-external-etcd.yaml"):
+            self.assertEqual(set(self.commands([], render(file)).values()), {"--version"}, file)
 
-    def test_it_asks_for_health_where_there_is_a_release(self):
-        same = render("cluster.yaml")
-        self.assertEqual(self.commands(same, same), {"storage-replicas": "--version", "health": "status"})
+    def test_it_asks_for_health_where_there_is_a_cluster(self):
+        for file, health in (("cluster.yaml", "status"), ("standalone.yaml", "--version")):
+            same = render(file)
+            commands = self.commands(same, same)
+            self.assertEqual(commands.pop("health"), health)
+            self.assertEqual(set(commands.values()), {"--version"})
         larger = render("cluster.yaml", {"storage.replicas": 7})
-        self.assertEqual(self.commands(same, larger)["storage-replicas"], "--version")
+        self.assertEqual(self.commands(render("cluster.yaml"), larger)["storage-replicas"], "--version")
+
+    def test_what_is_fixed_is_refused_at_once(self):
+        cluster, one = render("cluster.yaml"), render("standalone.yaml")
+        for running, upgraded, container, words in (
+            (cluster, one, "mode", "mode cannot change from cluster to standalone"),
+            (one, cluster, "mode", "mode cannot change from standalone to cluster"),
+            (cluster, render("cluster.yaml", {"etcd.replicas": 5}), "etcd", "cannot change from 3 to 5"),
+            (cluster, render("cluster-external-etcd.yaml"), "etcd", "cannot change from 3 to external"),
+            (cluster, render("cluster-tls.yaml"), "tls", "TLS cannot change from none to given"),
+            (render("cluster-tls.yaml"), cluster, "tls", "TLS cannot change from given to none"),
+        ):
+            commands = self.commands(running, upgraded)
+            self.assertIn(words, commands[container])
+            job = named(upgraded, "Job", "prod-walser-gate")
+            failing = {rule["onExitCodes"]["containerName"]: rule["action"] for rule in job["spec"]["podFailurePolicy"]["rules"]}
+            self.assertEqual(failing[container], "FailJob")
+            self.assertEqual(set(failing), {one["name"] for one in job["spec"]["template"]["spec"]["initContainers"]})
 
     def test_fewer_storage_nodes_are_refused_at_once_unless_allowed(self):
         running = render("cluster.yaml", {"storage.replicas": 5})
         for replicas in (3, 4):
-            fewer = render("cluster.yaml", {"storage.replicas": replicas})
-            command = self.commands(running, fewer)["storage-replicas"]
+            command = self.commands(running, render("cluster.yaml", {"storage.replicas": replicas}))["storage-replicas"]
             self.assertIn(f"cannot shrink from 5 to {replicas}", command)
-        job = named(fewer, "Job", "prod-walser-gate")
-        failed = job["spec"]["podFailurePolicy"]["rules"][0]["onExitCodes"]
-        self.assertEqual((failed["containerName"], failed["values"]), ("storage-replicas", [2]))
         allowed = render("cluster.yaml", {"storage.replicas": 3, "upgrade.gate.allowShrink": True})
-        self.assertEqual(self.commands(running, allowed), {"health": "status"})
+        commands = self.commands(running, allowed)
+        self.assertNotIn("storage-replicas", commands)
+        self.assertEqual(commands["mode"], "--version")
 
     def test_it_can_be_switched_off(self):
         objects = render("cluster.yaml", {"upgrade.gate.enabled": False})

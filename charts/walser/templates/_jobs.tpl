@@ -72,3 +72,12 @@ labels:
 volumes: {{- trim . | nindent 2 }}
 {{- end }}
 {{- end -}}
+
+{{/* What must not change while there is a release, as YAML: what it is, and what it could be. */}}
+{{- define "walser.fixed" -}}
+MODE: {name: mode, is: {{ .Values.mode }}, of: [standalone, cluster]}
+TLS: {name: TLS, is: {{ include "walser.tls.on" . | eq "true" | ternary "given" "none" }}, of: [given, none]}
+{{- if eq .Values.mode "cluster" }}
+ETCD: {name: the number of members of etcd, is: {{ include "walser.ownEtcd" . | eq "true" | ternary (int .Values.etcd.replicas | toString) "external" | quote }}, of: ["1", "3", "5", external]}
+{{- end }}
+{{- end -}}

@@ -121,7 +121,7 @@ controller.etcd.password.file: /etc/walser/etcd-password/password
 {{- else -}}
 - {name: WALSER_TLS_CA, value: /etc/walser/tls/public/ca.crt}
 {{- end }}
-{{- with .Values.tls.serverName }}
-- {name: WALSER_TLS_SERVER_NAME, value: {{ . | quote }}}
+{{- if eq (include "walser.tls.mode" .) "existing" }}
+- {name: WALSER_TLS_SERVER_NAME, value: {{ default (include "walser.publicHost" .) .Values.tls.serverName | quote }}}
 {{- end }}
 {{- end -}}
