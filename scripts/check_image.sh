@@ -80,6 +80,14 @@ version() {
   docker run --rm --network none "${hardened[@]}" "$image" --version
 }
 
+# Without its client a controller refuses to start for another reason than that no member is named.
+knows_etcd() {
+  local said
+  said=$(docker run --rm --network none "${hardened[@]}" "$image" controller --set controller.metastore=etcd 2>&1) || true
+  echo "$said"
+  ! grep -q "built without etcd" <<<"$said"
+}
+
 serves() {
   container=$(docker run -d --network none "${hardened[@]}" "$image")
   for _ in $(seq 150); do
@@ -122,6 +130,7 @@ check "volume" equals 'map[/var/lib/walser:{}]' '{{.Config.Volumes}}'
 check "labels" labels
 check "nothing else is in it" nothing_else
 check "walser --version, read-only root" version
+check "metadata can be in etcd" knows_etcd
 # In this shell, because the container is needed further on.
 serves >/dev/null || true
 check "serves with a read-only root" docker exec "$container" walser status

@@ -161,7 +161,7 @@ class Release:
             conditions = {c["type"]: c["status"] for c in pod["status"].get("conditions", [])}
             if conditions.get("Ready") != "True":
                 name = pod["metadata"]["name"]
-                for previous in ([], ["--previous"]):
+                for previous in ([], ["--previous"]) if self.restarts(name) else ([],):
                     try:
                         lines.append(f"--- {name} {previous}\n" + self.kubectl("logs", name, "--tail=15", *previous))
                     except CommandFailed as error:

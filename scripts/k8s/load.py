@@ -32,6 +32,8 @@ EVERY = 0.02
 PATIENCE = 180
 # A pod that is gone with its network answers nothing, not even that it is gone: pings find out.
 CHANNEL_OPTIONS = [
+    # Each client has a connection of its own, and so perhaps another gateway.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 2000),
     ("grpc.keepalive_timeout_ms", 2000),
     ("grpc.keepalive_permit_without_calls", 1),
