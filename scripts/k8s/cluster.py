@@ -32,12 +32,12 @@ class Cluster:
         self.step("helm test", lambda: self.release.helm("test", "walser", "--timeout", "3m") and None)
         self.step("load begins", self.begin, vital=True)
         for role in ROLES:
-            self.step(f"SIGKILL of a {role} pod under load", lambda role=role: self.disturbed(lambda: self.kill(role)))
+            self.step(f"SIGKILL under load: {role}", lambda role=role: self.disturbed(lambda: self.kill(role)))
         for role in ("controller", "storage", "gateway"):
-            self.step(f"a {role} pod is gone with its network", lambda role=role: self.disturbed(lambda: self.vanish(role)))
+            self.step(f"network cut, then gone: {role}", lambda role=role: self.disturbed(lambda: self.vanish(role)))
         self.step("storage pod evicted, the next one is refused", lambda: self.disturbed(lambda: self.evict("storage")))
         self.step("gateway pod evicted", lambda: self.disturbed(lambda: self.release.evict(self.release.pod("gateway"))))
-        self.step("helm upgrade restarts everything under load", lambda: self.disturbed(self.upgrade))
+        self.step("helm upgrade restarts every process of Walser under load", lambda: self.disturbed(self.upgrade))
         self.step("gateways scaled to 3", lambda: self.disturbed(lambda: self.scale(3)))
         self.step("gateways scaled to 2", lambda: self.disturbed(lambda: self.scale(2)))
         self.step("helm rollback under load", lambda: self.disturbed(self.rollback))
@@ -46,7 +46,7 @@ class Cluster:
         self.step("the judge", self.judge)
         self.step("helm uninstall keeps the volumes", self.uninstall, vital=True)
         self.step("a second install finds the records", self.install_again)
-        self.step("end", self.release.uninstall)
+        self.step("everything is taken away", self.release.remove)
 
     def install(self):
         self.release.install()
@@ -66,12 +66,26 @@ class Cluster:
         self.load.go_on()
         return f"{f'{said}, ' if said else ''}pause {self.load.pause(since):.1f} s"
 
+    def victim(self, role):
+        """A pod of a role; of the controllers the one that leads."""
+        if role != "controller":
+            return self.release.pod(role)
+        leads = [pod for pod in self.release.pods(role) if "\nwalser_controller_active 1" in self.release.metrics(pod)]
+        assert len(leads) == 1, f"{len(leads)} controllers lead"
+        return leads[0]["metadata"]["name"]
+
     def kill(self, role):
-        self.release.kill(self.release.pod(role))
+        self.release.kill(self.victim(role))
 
     def vanish(self, role):
-        """Takes a pod away at once: its address answers nothing any more, not even with a refusal."""
-        self.release.kubectl("delete", "pod", self.release.pod(role, 1), "--grace-period=0", "--force")
+        """As if the machine of a pod were gone: its address answers nothing any more, not even with a refusal."""
+        pod = self.victim(role)
+        before = self.uids([role])
+        self.release.cut(pod)
+        time.sleep(3)
+        self.release.kill_process(pod)
+        self.release.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
+        until(lambda: self.uids([role]) - before, "another pod")
 
     def evict(self, role):
         self.release.evict(self.release.pod(role, 0))

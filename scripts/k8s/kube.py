@@ -3,10 +3,14 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
+# The network namespace of the node, as scripts/k8s/state.sh names it.
+NETWORK = "walser-k8s"
 COMPONENT = "app.kubernetes.io/component"
 
 
@@ -78,6 +82,19 @@ class Release:
         self.helm("uninstall", self.name, "--wait", "--timeout", "8m")
         until(lambda: not self.pods(), "all pods gone")
 
+    def remove(self):
+        """Removes the release with its namespace and volumes, which are emptied for the next one."""
+        self.uninstall()
+        self.kubectl_anywhere("delete", "namespace", self.namespace, "--timeout=2m")
+        volumes = json.loads(self.kubectl_anywhere("get", "pv", "-o", "json"))["items"]
+        for volume in volumes:
+            if volume["status"]["phase"] == "Released":
+                path = Path(volume["spec"]["local"]["path"])
+                shutil.rmtree(path)
+                path.mkdir()
+                patch = '[{"op":"remove","path":"/spec/claimRef"}]'
+                self.kubectl_anywhere("patch", "pv", volume["metadata"]["name"], "--type=json", "-p", patch)
+
     # Pods.
 
     def pods(self, component=None):
@@ -104,17 +121,46 @@ class Release:
         return sum(item["spec"]["replicas"] for kind in ("statefulsets", "deployments") for item in self.get(kind))
 
     def restarts(self, pod):
-        statuses = json.loads(self.kubectl("get", "pod", pod, "-o", "json"))["status"].get("containerStatuses", [])
-        return sum(status["restartCount"] for status in statuses)
+        return sum(status["restartCount"] for status in self.status(pod).get("containerStatuses", []))
+
+    def status(self, pod):
+        return json.loads(self.kubectl("get", "pod", pod, "-o", "json"))["status"]
+
+    def kill_process(self, pod):
+        container = self.status(pod)["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+        socket = str(self.state / "containerd/containerd.sock")
+        run("ctr", "--address", socket, "-n", "k8s.io", "tasks", "kill", "-s", "KILL", container)
 
     def kill(self, pod):
         """Kills the process of a pod (SIGKILL), and waits until it was started again."""
         before = self.restarts(pod)
-        status = json.loads(self.kubectl("get", "pod", pod, "-o", "json"))["status"]["containerStatuses"][0]
-        container = status["containerID"].removeprefix("containerd://")
-        socket = str(self.state / "containerd/containerd.sock")
-        run("ctr", "--address", socket, "-n", "k8s.io", "tasks", "kill", "-s", "KILL", container)
+        self.kill_process(pod)
         until(lambda: self.restarts(pod) > before, f"{pod} was started again")
+
+    def cut(self, pod):
+        """Takes the cable out of a pod: its link to the bridge goes down, and nobody is told."""
+        ip = self.status(pod)["podIP"]
+        neighbour = run("ip", "-n", NETWORK, "neigh", "show", ip).split()
+        if "lladdr" not in neighbour:
+            raise CommandFailed(f"the address of {pod} is not known to the bridge: {neighbour}")
+        port = until(lambda: self.port_of(neighbour[neighbour.index("lladdr") + 1]), f"port of {pod}", 5)
+        run("ip", "-n", NETWORK, "link", "set", port, "down")
+
+    def port_of(self, lladdr):
+        for line in run("bridge", "-n", NETWORK, "fdb", "show").splitlines():
+            words = line.split()
+            if words[0] == lladdr and "permanent" not in words and "dev" in words:
+                return words[words.index("dev") + 1]
+        return None
+
+    def metrics(self, pod):
+        """What the admin port of a pod says, which this machine reaches by the pod's address."""
+        url = f"http://{pod['status']['podIP']}:7463/metrics"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.read().decode()
+        except OSError as error:
+            raise CommandFailed(f"{url}: {error}") from error
 
     def evict(self, pod):
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": self.namespace}}

@@ -18,13 +18,13 @@ class Secure(Cluster):
         self.step("a client without TLS is refused", self.refused)
         self.step("load begins", self.begin, vital=True)
         for role in ("storage", "etcd"):
-            self.step(f"SIGKILL of a {role} pod under load", lambda role=role: self.disturbed(lambda: self.kill(role)))
+            self.step(f"SIGKILL under load: {role}", lambda role=role: self.disturbed(lambda: self.kill(role)))
         self.step("other certificates under load, no pod restarts", lambda: self.disturbed(self.renew))
-        self.step("helm upgrade restarts everything under load", lambda: self.disturbed(self.upgrade))
+        self.step("helm upgrade restarts every process of Walser under load", lambda: self.disturbed(self.upgrade))
         self.step("the judge", self.judge)
         self.step("helm uninstall keeps the volumes", self.uninstall, vital=True)
         self.step("a second install finds the records", self.install_again)
-        self.step("end", self.release.uninstall)
+        self.step("everything is taken away", self.release.remove)
 
     def refused(self):
         try:

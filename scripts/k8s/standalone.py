@@ -32,7 +32,7 @@ class Standalone:
         self.step("the judge", self.judge)
         self.step("helm uninstall keeps the volume", self.uninstall, vital=True)
         self.step("a second install finds the records", self.install_again)
-        self.step("end", self.release.uninstall)
+        self.step("everything is taken away", self.release.remove)
 
     def begin(self):
         self.release.walser("topic", "create", TOPIC, "--partitions", str(PARTITIONS))
