@@ -36,7 +36,7 @@ class Cluster:
         for role in ("controller", "storage", "gateway"):
             self.step(f"network cut, then gone: {role}", lambda role=role: self.disturbed(lambda: self.vanish(role)))
         self.step("storage pod evicted, the next one is refused", lambda: self.disturbed(lambda: self.evict("storage")))
-        self.step("gateway pod evicted", lambda: self.disturbed(lambda: self.release.evict(self.release.pod("gateway"))))
+        self.step("gateway pod evicted", lambda: self.disturbed(lambda: self.release.evict(self.victim("gateway"))))
         self.step("helm upgrade restarts every process of Walser under load", lambda: self.disturbed(self.upgrade))
         self.step("gateways scaled to 3", lambda: self.disturbed(lambda: self.scale(3)))
         self.step("gateways scaled to 2", lambda: self.disturbed(lambda: self.scale(2)))
@@ -67,12 +67,14 @@ class Cluster:
         return f"{f'{said}, ' if said else ''}pause {self.load.pause(since):.1f} s"
 
     def victim(self, role):
-        """A pod of a role; of the controllers the one that leads."""
-        if role != "controller":
+        """The pod of a role whose loss is felt: the controller that leads, the gateway that most clients are connected to."""
+        metric = {"controller": "walser_controller_active", "gateway": "walser_listener_connections"}.get(role)
+        if metric is None:
             return self.release.pod(role)
-        leads = [pod for pod in self.release.pods(role) if "\nwalser_controller_active 1" in self.release.metrics(pod)]
-        assert len(leads) == 1, f"{len(leads)} controllers lead"
-        return leads[0]["metadata"]["name"]
+        values = {pod["metadata"]["name"]: self.release.metric(pod, metric) for pod in self.release.pods(role)}
+        chosen = max(values, key=values.get)
+        assert values[chosen] > 0, f"{metric}: {values}"
+        return chosen
 
     def kill(self, role):
         self.release.kill(self.victim(role))
@@ -131,15 +133,15 @@ class Cluster:
         pod = self.release.pod("storage", 2)
         claims = json.loads(self.release.kubectl("get", "pod", pod, "-o", "json"))["spec"]["volumes"]
         claim = next(volume["persistentVolumeClaim"]["claimName"] for volume in claims if "persistentVolumeClaim" in volume)
-        before = self.uids(["storage"])
+        before, lost = self.uids(["storage"]), self.volume_of(claim)
         self.release.kubectl("delete", "pvc", claim, "--wait=false")
         self.release.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
         until(lambda: len(self.uids(["storage"]) - before) == 1, "another pod")
-        until(lambda: self.volume_of(claim), "another volume", 60)
+        until(lambda: self.volume_of(claim) not in (None, lost), "another volume", 60)
 
     def volume_of(self, claim):
         found = [item for item in self.release.get("pvc") if item["metadata"]["name"] == claim]
-        return found and "deletionTimestamp" not in found[0]["metadata"] and found[0]["spec"].get("volumeName")
+        return found[0]["spec"].get("volumeName") if found else None
 
     def judge(self):
         said = self.load.judge(os.environ["WALSER_HISTORY"])

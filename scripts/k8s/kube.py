@@ -153,14 +153,15 @@ class Release:
                 return words[words.index("dev") + 1]
         return None
 
-    def metrics(self, pod):
-        """What the admin port of a pod says, which this machine reaches by the pod's address."""
+    def metric(self, pod, name):
+        """A metric without labels of a pod, whose admin port this machine reaches by the pod's address."""
         url = f"http://{pod['status']['podIP']}:7463/metrics"
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:
-                return answer.read().decode()
+                lines = answer.read().decode().splitlines()
         except OSError as error:
             raise CommandFailed(f"{url}: {error}") from error
+        return next((float(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0.0)
 
     def evict(self, pod):
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": self.namespace}}
