@@ -1,10 +1,10 @@
 # Every verb of the project. `make` shows them.
 .DEFAULT_GOAL := help
 SHELL := /usr/bin/env bash
-.PHONY: help build run demo test test-faults clients crash-long fuzz-long sim sim-long sim-mutations sim-shard bench verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy fix fix-fmt fix-clippy
+.PHONY: help build run demo test test-faults clients chart crash-long fuzz-long sim sim-long sim-mutations sim-shard bench images test-compose test-k8s verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy fix fix-fmt fix-clippy
 
 help: ## Show this
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 build: ## Build the release binary: release/walser in the target directory
 	cargo build --release -p walser
@@ -24,6 +24,9 @@ test-faults: ## Rows of the fault matrix on a cluster under load, a verdict each
 clients: ## Build the programs in examples/ by the printed commands, and run them through a restart (LANGS="go java")
 	cargo build -p walser
 	scripts/clients.sh $(LANGS)
+
+chart: ## Check the Helm chart: lint, the schemas of Kubernetes, and its tests (TESTS="name name")
+	scripts/chart.sh $(TESTS)
 
 crash-long: ## 1,000 kills under load instead of 100, and more power losses
 	WALSER_KILLS=1000 WALSER_CRASH_SEEDS=50 scripts/test.sh kill_9 power_loss
@@ -45,6 +48,15 @@ sim-shard: ## Break the log under a storage node's shard, if it can be broken (S
 
 bench: build ## Measure this machine (RUNS=3 DURATION=10 PEER=kafka SCENARIO=rf3|failover|compaction|groups)
 	scripts/bench.sh
+
+images: ## Build the image walser:dev and check it (BUILD=inside|outside)
+	scripts/images.sh walser
+
+test-compose: images ## Run both compose files, and take them down again
+	scripts/test_compose.sh
+
+test-k8s: ## Run the chart on a real Kubernetes of one node, and disturb it under load (as root; ONLY="standalone cluster tls")
+	scripts/test_k8s.sh $(ONLY)
 
 verify: verify-fmt verify-tidy verify-clippy verify-doc ## Check formatting, structure, lints and documentation
 

@@ -19,10 +19,7 @@ fi
 TARGET_DIR=$(scripts/target_dir.sh)
 if [ "${SCENARIO:-}" = groups ]; then
   # Members on Walser are programs of stock gRPC for Python, as those of the tests.
-  venv=$TARGET_DIR/python
-  [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-  "$venv/bin/python" -c 'import grpc_tools' 2>/dev/null ||
-    "$venv/bin/pip" install -q --disable-pip-version-check 'grpcio>=1.60' 'grpcio-tools>=1.60'
+  scripts/python.sh >/dev/null
 fi
 export TARGET_DIR
 exec python3 scripts/bench/run.py

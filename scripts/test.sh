@@ -18,19 +18,11 @@ if [ ${#need[@]} -gt 0 ]; then
 fi
 
 target=$(scripts/target_dir.sh)
-venv=$target/python
-if [ ! -x "$venv/bin/python" ]; then python3 -m venv "$venv"; fi
-"$venv/bin/python" -c 'import grpc_tools, grpc_status' 2>/dev/null ||
-  "$venv/bin/pip" install -q --disable-pip-version-check 'grpcio>=1.60' 'grpcio-tools>=1.60' 'grpcio-status>=1.60' 'grpcio-reflection>=1.60'
-export WALSER_TEST_PYTHON="$venv/bin/python"
+WALSER_TEST_PYTHON=$(scripts/python.sh)
+export WALSER_TEST_PYTHON
 
 # Go for the other client: the one that is installed, or a toolchain from the module proxy.
-go_version=go1.26.8
-go=$(command -v go || true)
-if [ -z "$go" ] || ! "$go" version | grep -qE 'go1\.(2[5-9]|[3-9][0-9])'; then
-  go="$target/go/toolchain/bin/go"
-  [ -x "$go" ] || "$venv/bin/python" scripts/go_toolchain.py "$go_version" "$target/go/toolchain"
-fi
+go=$(scripts/go.sh)
 export GOFLAGS=-mod=mod GOTOOLCHAIN=local
 if [ ! -x "$target/go/bin/protoc-gen-go" ] || [ ! -x "$target/go/bin/protoc-gen-go-grpc" ]; then
   GOBIN="$target/go/bin" "$go" install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12

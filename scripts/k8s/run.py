@@ -1,0 +1,31 @@
+"""Runs the chart on a Kubernetes, a verdict for each step: run.py [standalone] [cluster] [tls]. See scripts/test_k8s.sh."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from cluster import Cluster
+from secure import Secure
+from standalone import Standalone
+from verdicts import CannotGoOn, Verdicts
+
+SCENARIOS = {"standalone": Standalone, "cluster": Cluster, "tls": Secure}
+
+
+def main():
+    # A request to stop ends this as Ctrl-C does; what was started is taken away by the script that runs this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    verdicts = Verdicts(Path(os.environ["WALSER_LOGS"]) / "failed.txt")
+    for name in sys.argv[1:] or SCENARIOS:
+        try:
+            SCENARIOS[name](verdicts).run()
+        except CannotGoOn as step:
+            print(f"{name}: the steps after \"{step}\" were not run", flush=True)
+    sys.stdout.flush()
+    # Threads of a load that was not judged must not hold the end up.
+    os._exit(verdicts.totals())
+
+
+if __name__ == "__main__":
+    main()
