@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use walser_group::{CommittedOffset, GroupId, OffsetMove, OffsetToCommit};
+use walser_group::{CommittedOffset, GroupId, LogEnds, OffsetMove, OffsetToCommit};
 use walser_model::{Offset, PartitionIndex, TopicPartition};
 use walser_rpc::{ApiError, CoordinatorClient, OffsetQuery, Reason};
 
 use crate::groups::request::OffsetCommit;
-use crate::leaders::{LogEnds, Lookup};
+use crate::leaders::Lookup;
 use crate::metadata::TopicView;
 use crate::reading::{PartitionName, ReadPosition};
 use crate::router::checked_partition;
