@@ -9,6 +9,7 @@
 
 mod admin;
 mod closings;
+mod commit_floor;
 mod commits;
 mod credit;
 mod doubts;

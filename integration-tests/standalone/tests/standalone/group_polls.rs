@@ -95,6 +95,11 @@ async fn committed(client: &Client, group: &str) -> Vec<Option<i64>> {
     offsets.into_iter().map(|offset| offset.committed_offset).collect()
 }
 
+/// The reasons for which commits were refused.
+fn refusals(answer: &pb::PollGroupResponse) -> Vec<String> {
+    answer.commit_errors.iter().map(|error| error.error.clone().unwrap().reason).collect()
+}
+
 async fn leave(client: &Client, token: &str) {
     client.groups().leave_group(pb::LeaveGroupRequest { token: token.to_owned() }).await.unwrap();
 }
@@ -231,11 +236,40 @@ async fn members_that_poll_share_with_others_and_nothing_that_was_committed_come
     first.read(&client, 54).await;
     // What is refused is told, and the rest is committed.
     let mut request = first.request();
-    request.commits = vec![offset("t", 0, 2), offset("t", 9, 2), offset("missing", 0, 2)];
+    request.commits = vec![offset("t", 0, 15), offset("t", 9, 2), offset("missing", 0, 2)];
     let answer = client.groups().poll_group(request).await.unwrap().into_inner();
-    let reasons: Vec<_> = answer.commit_errors.iter().map(|error| error.error.clone().unwrap().reason).collect();
-    assert_eq!(reasons, ["PARTITION_NOT_FOUND", "TOPIC_NOT_FOUND"]);
-    assert_eq!(committed(&client, "g").await[0], Some(2));
+    assert_eq!(refusals(&answer), ["PARTITION_NOT_FOUND", "TOPIC_NOT_FOUND"]);
+    assert_eq!(committed(&client, "g").await[0], Some(15));
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_committed_below_the_place_at_which_a_partition_was_assigned() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    fill(&client, 1, 0, 30).await;
+    let mut first = Poller::of(join_of("g", "t"));
+    assert_eq!((first.poll(&client).await, first.poll(&client).await), (7, 7));
+    let commit = async |poller: &mut Poller, at: i64| {
+        let request =
+            pb::PollGroupRequest { commit_previous: false, commits: vec![offset("t", 0, at)], ..poller.request() };
+        let answer = client.groups().poll_group(request).await.unwrap().into_inner();
+        poller.token.clone_from(&answer.token);
+        (refusals(&answer), committed(&client, "g").await[0].unwrap())
+    };
+    // A member may take back what it has committed itself.
+    assert_eq!(commit(&mut first, 14).await, (Vec::new(), 14));
+    assert_eq!(commit(&mut first, 3).await, (Vec::new(), 3));
+    assert_eq!(commit(&mut first, 14).await, (Vec::new(), 14));
+    leave(&client, &first.token).await;
+    let mut next = Poller::of(join_of("g", "t"));
+    assert_eq!(next.poll(&client).await, 7);
+    assert_eq!(commit(&mut next, 13).await, (vec!["PARTITION_NOT_OWNED".to_owned()], 14));
+    assert_eq!(commit(&mut next, 20).await, (Vec::new(), 20));
+    assert_eq!(commit(&mut next, 13).await, (vec!["PARTITION_NOT_OWNED".to_owned()], 20), "also calls later");
+    assert_eq!(commit(&mut next, 14).await, (Vec::new(), 14));
     server.assert_no_panic();
 }
 
