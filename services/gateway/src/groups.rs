@@ -20,6 +20,7 @@ mod named_commits;
 mod poll;
 mod request;
 mod stream;
+mod told_bytes;
 
 use std::sync::Arc;
 

@@ -274,6 +274,48 @@ async fn nothing_is_committed_below_the_place_at_which_a_partition_was_assigned(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_is_never_larger_than_what_the_client_takes() {
+    const LIMIT: usize = 8 << 10;
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    let (few, many) = (format!("few-{}", "x".repeat(200)), format!("many-{}", "x".repeat(200)));
+    create(&client, &few, 16, &[]).await;
+    create(&client, &many, 40, &[]).await;
+    for partition in 0..16 {
+        for _ in 0..3 {
+            write(&client, &few, partition, "y".repeat(500)).await;
+        }
+    }
+    let options = Some(pb::ReadOptions { max_message_bytes: i32::try_from(LIMIT).unwrap(), ..Default::default() });
+    // What a member has is told as a whole or not at all.
+    let refused =
+        Poller::of(pb::ConsumeJoin { options, ..join_of("many", &many) }).try_poll(&client).await.unwrap_err();
+    assert_eq!(reason(refused.clone()), Reason::QuotaExceeded);
+    assert!(refused.message().contains("40 partitions") && refused.message().contains("8192 bytes"), "{refused}");
+    let mut poller = Poller::of(pb::ConsumeJoin { options, ..join_of("few", &few) });
+    let mut count = 0;
+    while count < 48 {
+        let answer = poller.try_poll(&client).await.unwrap();
+        assert!(prost::Message::encoded_len(&answer) <= LIMIT && answer.owned.len() == 16);
+        count += poller.take(answer);
+    }
+    // So are commits that are refused: the call can be made again with fewer.
+    let mut request = pb::PollGroupRequest {
+        commits: (0..30).map(|number| offset(&few, 100 + number, 1)).collect(),
+        ..poller.request()
+    };
+    let refused = client.groups().poll_group(request.clone()).await.unwrap_err();
+    assert_eq!(reason(refused.clone()), Reason::QuotaExceeded);
+    assert!(refused.message().contains("30 commits were refused"), "{refused}");
+    request.commits.truncate(1);
+    let answer = client.groups().poll_group(request).await.unwrap().into_inner();
+    assert_eq!(refusals(&answer), ["PARTITION_NOT_FOUND"]);
+    assert!(prost::Message::encoded_len(&answer) <= LIMIT);
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_starts_at_the_end_misses_nothing_between_two_polls() {
     let (_dir, data) = place();
     let server = Server::start(&data);

@@ -5,6 +5,7 @@
 //! again with the same token; the coordinator takes the token of the last call, or the one before until it has been used.
 
 mod places;
+mod room;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,9 +62,12 @@ pub(crate) struct Polled {
     pub(crate) token: String,
     /// `None`: the member has nothing that can be read now.
     pub(crate) fetched: Option<Fetched>,
-    /// Positions that were moved, and partitions that cannot be read now, beside those of `fetched`.
+    /// Positions that were moved, beside those of `fetched`.
     pub(crate) resets: Vec<Reset>,
+    /// Partitions that cannot be read now. Those that do not fit are found again by the next call.
     pub(crate) failures: Vec<PartitionFailure>,
+    /// Bytes that they may take in the answer.
+    pub(crate) failure_bytes_max: usize,
     pub(crate) owned: Vec<PartitionName>,
     /// Lost since the last answer.
     pub(crate) revoked: Vec<PartitionName>,
@@ -111,8 +115,8 @@ impl Groups {
             (_, poller.current) = poller.calls.clone().release(released).await?;
         }
         let mut standing = poller.standing();
-        let PolledRead { fetched, resets, failures } =
-            self.read_polled(&mut poller, &mut standing, &asked, until).await?;
+        let PolledRead { fetched, resets, failures, failure_bytes_max } =
+            self.read_polled(&mut poller, &mut standing, (&asked, &refused), until).await?;
         if let Some(fetched) = &fetched {
             self.advance(&mut standing, fetched);
         }
@@ -127,7 +131,7 @@ impl Groups {
             unknown.0 = None;
         }
         let cause = RevocationCause::Rebalance;
-        Ok(Polled { member_id, token, fetched, resets, failures, owned, revoked, cause, refused })
+        Ok(Polled { member_id, token, fetched, resets, failures, failure_bytes_max, owned, revoked, cause, refused })
     }
 
     /// Ends the membership that a token is of. One that is gone has ended.

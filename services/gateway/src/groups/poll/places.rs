@@ -11,10 +11,11 @@ use walser_rpc::{ApiError, PollPlace, Reason};
 
 use crate::groups::Groups;
 use crate::groups::commit_floor::CommitFloor;
+use crate::groups::told_bytes::reset_bytes;
 use crate::metadata::View;
 use crate::reading::{
-    FetchRequest, Fetched, LOOK_UPS_AT_ONCE, OutOfRange, PartitionFailure, PartitionName, ReadPosition, ReadTarget,
-    Reset, Target,
+    FetchRequest, Fetched, LOOK_UPS_AT_ONCE, Options, OutOfRange, PartitionFailure, PartitionName, ReadPosition,
+    ReadTarget, Reset, Target,
 };
 
 use super::{ASSIGNMENT_LOOK, HEARTBEAT, PollRequest, Poller};
@@ -35,6 +36,8 @@ pub(super) struct PolledRead {
     /// Beside those of `fetched`.
     pub(super) resets: Vec<Reset>,
     pub(super) failures: Vec<PartitionFailure>,
+    /// What all failures may take of the answer.
+    pub(super) failure_bytes_max: usize,
 }
 
 impl Poller {
@@ -57,7 +60,7 @@ impl Standing {
     /// What the member has, with the lowest offset of each partition that it may commit. What it has no more is forgotten.
     pub(super) fn held(&mut self, assigned: &AssignedPartitions) -> BTreeMap<TopicPartition, Offset> {
         self.places.retain(|partition, _| assigned.contains_key(partition));
-        let floor = |partition| self.floors.get(partition).copied().unwrap_or_default().offset();
+        let floor = |partition: &TopicPartition| self.floors.get(partition).copied().unwrap_or_default().offset();
         assigned.keys().map(|partition| (*partition, floor(partition))).collect()
     }
 
@@ -97,18 +100,19 @@ impl Groups {
         &self,
         poller: &mut Poller,
         standing: &mut Standing,
-        asked: &PollRequest,
+        (asked, refused): (&PollRequest, &[PartitionFailure]),
         until: Instant,
     ) -> Result<PolledRead, ApiError> {
         let mut resets = Vec::new();
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let (targets, mut failures) = self.targets_of(poller, standing, asked.start).await?;
+            let options = asked.read.options.within(self.told_bytes(poller, standing, asked, (refused, &resets))?);
             let fetched = if targets.is_empty() {
                 tokio::time::sleep(ASSIGNMENT_LOOK.min(left)).await;
                 None
             } else {
-                match self.fetch_polled(targets, asked, left.min(HEARTBEAT)).await {
+                match self.fetch_polled(targets, (asked, options), left.min(HEARTBEAT)).await {
                     Ok(fetched) => Some(fetched),
                     Err(failure) => {
                         if let Some(reset) = self.diverged(standing, asked, None, &failure) {
@@ -125,13 +129,20 @@ impl Groups {
                     }
                 }
             };
-            let mut read = PolledRead { fetched, resets, failures };
+            let failure_bytes_max = options.shape.message_bytes_max;
+            let mut read = PolledRead { fetched, resets, failures, failure_bytes_max };
             if let Some(fetched) = &mut read.fetched {
-                let failed = std::mem::take(&mut fetched.failures);
-                for problem in failed {
-                    match self.diverged(standing, asked, Some(&problem.of), &problem.failure) {
-                        Some(reset) => read.resets.push(reset),
-                        None => fetched.failures.push(problem),
+                read.failure_bytes_max = fetched.failure_bytes_max;
+                for problem in std::mem::take(&mut fetched.failures) {
+                    // What does not fit is found again by the next call.
+                    let moved = (reset_bytes(&problem.of) <= read.failure_bytes_max)
+                        .then(|| self.diverged(standing, asked, Some(&problem.of), &problem.failure));
+                    match moved.flatten() {
+                        Some(reset) => {
+                            read.failure_bytes_max -= reset_bytes(&reset.of);
+                            read.resets.push(reset);
+                        }
+                        None => read.failures.push(problem),
                     }
                 }
             }
@@ -142,6 +153,9 @@ impl Groups {
             let before = std::mem::replace(&mut poller.current, current);
             standing.forget_moved(&before.assigned, &poller.current.assigned);
             if !poller.current.revoking.is_empty() {
+                // It may have got others at once.
+                let told = self.told_bytes(poller, standing, asked, (refused, &read.resets))?;
+                read.failure_bytes_max = asked.read.options.within(told).shape.message_bytes_max;
                 return Ok(read);
             }
             resets = read.resets;
@@ -151,10 +165,10 @@ impl Groups {
     async fn fetch_polled(
         &self,
         targets: Vec<ReadTarget>,
-        asked: &PollRequest,
+        (asked, options): (&PollRequest, Options),
         wait: Duration,
     ) -> Result<Fetched, ApiError> {
-        let FetchRequest { options, bytes_min, bytes_max, records_max, .. } = asked.read;
+        let FetchRequest { bytes_min, bytes_max, records_max, .. } = asked.read;
         let request = FetchRequest { targets, options, wait, bytes_min, bytes_max, records_max };
         self.reading.fetch(&request, None).await
     }
@@ -289,8 +303,7 @@ impl PolledRead {
     fn has_news(&self) -> bool {
         let fetched = self.fetched.as_ref();
         let came = fetched.is_some_and(|it| !it.chunks.is_empty() || !it.resets.is_empty());
-        let mut failures = fetched.iter().flat_map(|it| &it.failures).chain(&self.failures);
-        came || !self.resets.is_empty() || failures.any(|failure| !failure.failure.is_transient())
+        came || !self.resets.is_empty() || self.failures.iter().any(|failure| !failure.failure.is_transient())
     }
 }
 
