@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::id::{GatewayId, GroupId, MemberId};
+use crate::id::{AttachmentNumber, GatewayId, GroupId, MemberId};
 
 /// What is known of a member's session.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +16,9 @@ pub(super) struct Session {
     pub(super) detached_until: Option<Duration>,
     /// Whether the attachment has been used: its gateway has had the answer.
     pub(super) confirmed: bool,
+    /// The first attachment that was given for the token that the newest was given for: its client may have had the answer with
+    /// any from this one on.
+    pub(super) answers_from: AttachmentNumber,
     /// The highest sequence of its commits.
     pub(super) last_commit: i64,
     /// In which period the member was heard of: see [`Sessions::doubt`].
@@ -32,10 +35,19 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Begins a session, or begins it anew with another attachment.
-    pub(super) fn begin(&mut self, group: &GroupId, member: &MemberId, heard: Duration) {
+    /// Begins a session, or begins it anew with another attachment. `repeated`: that one was given for the same token as the one
+    /// before.
+    pub(super) fn begin(
+        &mut self,
+        (group, member): (&GroupId, &MemberId),
+        heard: Duration,
+        attachment: AttachmentNumber,
+        repeated: bool,
+    ) {
+        let before = self.members.remove(&(group.clone(), member.clone())).filter(|_| repeated);
+        let answers_from = before.map_or(attachment, |before| before.answers_from);
         let (detached_until, confirmed, last_commit, period) = (None, false, i64::MIN, self.period);
-        let session = Session { began: heard, heard, detached_until, confirmed, last_commit, period };
+        let session = Session { began: heard, heard, detached_until, confirmed, answers_from, last_commit, period };
         self.members.insert((group.clone(), member.clone()), session);
     }
 
