@@ -166,6 +166,27 @@ async fn a_call_without_an_answer_is_made_again_and_an_older_token_is_refused() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_made_again_has_committed_what_it_has_let_go() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 2, &[]).await;
+    fill(&client, 2, 0, 3).await;
+    let mut first = Poller::of(join_of("g", "t"));
+    assert_eq!(first.poll(&client).await, 6);
+    let mut second = Member::join(&client, "g", "t").await;
+    while second.owned.is_empty() {
+        // Its answers are lost.
+        first.try_poll(&client).await.unwrap();
+        second.step().await.unwrap();
+    }
+    let answer = first.try_poll(&client).await.unwrap();
+    assert_eq!((&answer.commit_errors, answer.owned.len()), (&Vec::new(), 1));
+    assert_eq!(committed(&client, "g").await, [Some(3); 2]);
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_was_made_up_or_is_of_another_cluster_is_refused() {
     let (_dir, data) = place();
     let server = Server::start(&data);

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use walser_model::TopicPartition;
+
 use super::sessions::Session;
 use super::{GroupShard, MemberRef, Now, Output, RemovalCause};
 use crate::deadlines::Timer;
@@ -239,11 +241,12 @@ impl GroupShard {
         let mut current = self.member(of)?.current.clone();
         self.confirm(&of.group, &of.member);
         let any_epoch = !self.rule(GroupRule::ReleaseNamesAssignment);
-        let before = current.revoking.len();
+        let before = current.revoking.clone();
         current
             .revoking
             .retain(|partition, epoch| released.get(partition).is_none_or(|released| released != epoch && !any_epoch));
-        if current.revoking.len() < before {
+        if current.revoking.len() < before.len() {
+            self.note_released(of, before.keys().filter(|partition| !current.revoking.contains_key(partition)));
             if current.revoking.is_empty() {
                 self.deadlines.cancel(Timer::Revocation(of.group.clone(), of.member.clone()));
             }
@@ -251,6 +254,21 @@ impl GroupShard {
             self.settle(now, &of.group, out);
         }
         Ok(self.current(&of.group, &of.member))
+    }
+
+    /// Notes what a member that polls has released. A stream asks nothing twice behind its release.
+    fn note_released<'a>(&mut self, of: &MemberRef, released: impl Iterator<Item = &'a TopicPartition>) {
+        let polls = |attachment: &AttachmentRecord| attachment.gateway.is_none();
+        let Some(group) = self.state.group(&of.group) else { return };
+        let attachment = group.members.get(&of.member).and_then(|member| member.attachment.as_ref());
+        if !attachment.is_some_and(polls) {
+            return;
+        }
+        let committed = |partition: &TopicPartition| Some((*partition, group.offsets.get(partition)?.offset));
+        let released: Vec<_> = released.filter_map(committed).collect();
+        if let Some(session) = self.sessions.get_mut(&of.group, &of.member) {
+            session.released.extend(released);
+        }
     }
 
     /// Whoever has the attachment has used it: the answer with its number was not lost. What a poll asks says so only of the

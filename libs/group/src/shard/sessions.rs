@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use walser_model::{Offset, TopicPartition};
+
 use crate::id::{AttachmentNumber, GatewayId, GroupId, MemberId};
 
 /// What is known of a member's session.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Session {
     /// When the attachment, or the service of this coordinator, began.
     pub(super) began: Duration,
@@ -21,6 +23,9 @@ pub(super) struct Session {
     pub(super) answers_from: AttachmentNumber,
     /// The highest sequence of its commits.
     pub(super) last_commit: i64,
+    /// What it has released while it polls, and what was committed of it then: until its client has used an answer. A request that is
+    /// repeated, because its answer was lost, commits that once more.
+    pub(super) released: BTreeMap<TopicPartition, Offset>,
     /// In which period the member was heard of: see [`Sessions::doubt`].
     period: u64,
 }
@@ -45,9 +50,18 @@ impl Sessions {
         repeated: bool,
     ) {
         let before = self.members.remove(&(group.clone(), member.clone())).filter(|_| repeated);
-        let answers_from = before.map_or(attachment, |before| before.answers_from);
-        let (detached_until, confirmed, last_commit, period) = (None, false, i64::MIN, self.period);
-        let session = Session { began: heard, heard, detached_until, confirmed, answers_from, last_commit, period };
+        let (answers_from, released) =
+            before.map_or((attachment, BTreeMap::new()), |before| (before.answers_from, before.released));
+        let session = Session {
+            began: heard,
+            heard,
+            detached_until: None,
+            confirmed: false,
+            answers_from,
+            last_commit: i64::MIN,
+            released,
+            period: self.period,
+        };
         self.members.insert((group.clone(), member.clone()), session);
     }
 
