@@ -157,8 +157,9 @@ async fn every_form_of_a_reset_moves_as_a_look_at_every_record_says() {
                 let (own, other) = (before.get(&("t".to_owned(), partition)).copied(), others.get(&partition).copied());
                 let concerned = named
                     || match &to {
-                        To::Position(_) | To::Shift(_) => own.is_some(),
-                        To::FromGroup(_) | To::Offsets(_) => true,
+                        // Of the topic that the group reads, every partition.
+                        To::Position(_) | To::FromGroup(_) | To::Offsets(_) => true,
+                        To::Shift(_) => own.is_some(),
                     };
                 let target = model_of(&to, &logs[at], ends[at], own, other, given(partition)).filter(|_| concerned);
                 expected.extend(target.map(|target| (partition, (own, target))));

@@ -114,7 +114,7 @@ pub(crate) struct GroupResetArgs {
     /// Group
     #[arg(value_name = "GROUP", add = ArgValueCompleter::new(complete::groups))]
     pub(crate) group: String,
-    /// Topic (repeatable); those with committed offsets, if not given
+    /// Topic (repeatable); if not given, all that the group reads, as `walser group describe` lists them
     #[arg(short = 't', long = "topic", value_name = "TOPIC", add = ArgValueCompleter::new(complete::topics), conflicts_with = "offset")]
     pub(crate) topics: Vec<String>,
     /// Partition of the one topic (repeatable); all, if not given

@@ -1,7 +1,7 @@
 //! How far a group is behind. What it has committed is read first and the ends of the logs after it, so that a lag is
 //! never too small; where a leader does not answer, there is none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,9 +71,7 @@ impl GroupAdmin {
         for member in &group.members {
             owners.extend(member.current.held().map(|partition| (*partition, member.member.clone())));
         }
-        let view = self.metadata.view();
-        let count = |topic| view.topic(topic).map(|topic| topic.value.partition_count);
-        let all = partitions_read(committed.keys().chain(owners.keys()).copied(), count);
+        let all = self.read_of(committed.keys().chain(owners.keys()).copied());
         let found = all.into_iter().filter_map(|partition| {
             let (topic, of) = self.named(&partition)?;
             let (committed, member) = (committed.remove(&partition), owners.remove(&partition));
@@ -82,6 +80,12 @@ impl GroupAdmin {
         let mut found: Vec<_> = found.collect();
         found.sort_unstable_by(|one, other| one.place().cmp(&other.place()));
         Ok(found)
+    }
+
+    /// The partitions that a group reads. `touched`: what it has committed, and what its members hold.
+    pub(super) fn read_of(&self, touched: impl Iterator<Item = TopicPartition>) -> BTreeSet<TopicPartition> {
+        let view = self.metadata.view();
+        partitions_read(touched, |topic| view.topic(topic).map(|topic| topic.value.partition_count))
     }
 
     /// All committed offsets of a group.
