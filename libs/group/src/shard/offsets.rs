@@ -179,12 +179,15 @@ impl GroupShard {
         epoch: GroupEpoch,
         partition: &TopicPartition,
     ) -> Result<(), GroupError> {
+        let topic = || self.topics.name(partition.topic).cloned();
         match member.current.held_since(partition) {
             None if self.rule(GroupRule::CommitChecksOwner) => {
-                Err(GroupError::PartitionNotOwned { partition: *partition, owner: group.owner(partition).cloned() })
+                let owner = group.owner(partition).cloned();
+                Err(GroupError::PartitionNotOwned { topic: topic(), partition: partition.partition, owner })
             }
             Some(assigned) if epoch < assigned && self.rule(GroupRule::CommitChecksAssignmentEpoch) => {
-                Err(GroupError::AssignedLater { partition: *partition, actual: epoch, assigned })
+                let (topic, partition) = (topic(), partition.partition);
+                Err(GroupError::AssignedLater { topic, partition, actual: epoch, assigned })
             }
             _ => Ok(()),
         }

@@ -129,7 +129,7 @@ impl Groups {
                     }
                 }
             };
-            let failure_bytes_max = options.shape.message_bytes_max;
+            let failure_bytes_max = options.shape.room();
             let mut read = PolledRead { fetched, resets, failures, failure_bytes_max };
             if let Some(fetched) = &mut read.fetched {
                 read.failure_bytes_max = fetched.failure_bytes_max;
@@ -155,7 +155,7 @@ impl Groups {
             if !poller.current.revoking.is_empty() {
                 // It may have got others at once.
                 let told = self.told_bytes(poller, standing, asked, (refused, &read.resets))?;
-                read.failure_bytes_max = asked.read.options.within(told).shape.message_bytes_max;
+                read.failure_bytes_max = asked.read.options.within(told).shape.room();
                 return Ok(read);
             }
             resets = read.resets;
