@@ -46,7 +46,7 @@ sim-mutations: ## Switch off the rules of the protocol one by one: some seed mus
 sim-shard: ## Break the log under a storage node's shard, if it can be broken (SEED=n replays one seed; TURNS=n)
 	$(if $(SEED),SEED=$(SEED)) WALSER_SHARD_TURNS=$(or $(TURNS),100000000) cargo test -q -p walser-storage-node --lib shard::simulation::acknowledged
 
-bench: build ## Measure this machine (RUNS=3 DURATION=10 PEER=kafka SCENARIO=rf3|failover|compaction|groups)
+bench: build ## Measure this machine (RUNS=3 DURATION=10 PEER=kafka SCENARIO=rf3|failover|compaction|groups|group-admin)
 	scripts/bench.sh
 
 images: ## Build the image walser:dev and check it (BUILD=inside|outside)

@@ -4,7 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 need=()
 command -v python3 >/dev/null || need+=(python3)
-if [ "${SCENARIO:-}" = groups ]; then python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv); fi
+case "${SCENARIO:-}" in groups | group-admin) members=1 ;; *) members= ;; esac
+if [ -n "$members" ]; then python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv); fi
 if [ "${PEER:-}" = kafka ]; then
   command -v javac >/dev/null || need+=(default-jdk-headless)
   command -v mvn >/dev/null || need+=(maven)
@@ -17,7 +18,7 @@ if [ ${#need[@]} -gt 0 ]; then
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}"
 fi
 TARGET_DIR=$(scripts/target_dir.sh)
-if [ "${SCENARIO:-}" = groups ]; then
+if [ -n "$members" ]; then
   # Members on Walser are programs of stock gRPC for Python, as those of the tests.
   scripts/python.sh >/dev/null
 fi

@@ -27,6 +27,16 @@ PER_GROUP = 10
 CLIENTS = 4
 
 
+def compile_stubs(directory):
+    """The Python that has gRPC, and the generated code for it."""
+    python, stubs = servers.TARGET / "python/bin/python", directory / "stubs"
+    stubs.mkdir()
+    protos = sorted((servers.ROOT / "proto").rglob("*.proto"))
+    subprocess.run([python, "-m", "grpc_tools.protoc", "-I", servers.ROOT / "proto", f"--python_out={stubs}",
+                    f"--grpc_python_out={stubs}", *protos], check=True)
+    return python, stubs
+
+
 class Walser:
     """Members on a cluster, with its gateways in turn."""
 
@@ -34,12 +44,8 @@ class Walser:
     client_processes = CLIENTS
 
     def __init__(self, cluster):
-        self.cluster, self.stubs = cluster, cluster.directory / "stubs"
-        self.python = servers.TARGET / "python/bin/python"
-        self.stubs.mkdir()
-        protos = sorted((servers.ROOT / "proto").rglob("*.proto"))
-        subprocess.run([self.python, "-m", "grpc_tools.protoc", "-I", servers.ROOT / "proto",
-                        f"--python_out={self.stubs}", f"--grpc_python_out={self.stubs}", *protos], check=True)
+        self.cluster = cluster
+        self.python, self.stubs = compile_stubs(cluster.directory)
         self.gateways = [found["addresses"]["grpc"] for found in cluster.processes() if found["role"] == "gateway"]
 
     def command(self, kind, arguments, number):

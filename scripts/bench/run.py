@@ -1,7 +1,7 @@
 """Measures this machine: every load on every server, several runs each, medians side by side.
 
-RUNS=3 DURATION=10 PEER=kafka BALLAST=1 ONLY=substring SCENARIO=rf3|failover|compaction|groups; docs/benchmarks.md says
-how to read the figures.
+RUNS=3 DURATION=10 PEER=kafka BALLAST=1 ONLY=substring SCENARIO=rf3|failover|compaction|groups|group-admin;
+docs/benchmarks.md says how to read the figures.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import time
 
 import clusters
 import compaction
+import group_admin
 import groups
 import servers
 
@@ -172,6 +173,7 @@ SCENARIOS = {
     "rf3": (replicated, clusters.WalserCluster, clusters.KafkaCluster),
     "compaction": (compaction.compaction, compaction.Walser, compaction.Kafka),
     "groups": (groups_of, clusters.WalserCluster, clusters.KafkaCluster),
+    "group-admin": (group_admin.group_admin, servers.Walser, servers.Kafka),
     "failover": (failovers, clusters.WalserCluster, clusters.KafkaCluster),
 }
 
@@ -182,13 +184,16 @@ def main():
         sys.exit(f"SCENARIO can be {', '.join(filter(None, SCENARIOS))}")
     if peer not in ("", "kafka"):
         sys.exit("PEER can be kafka")
+    if peer and scenario == "group-admin":
+        sys.exit("group-admin has no PEER")
     measure, own, other = SCENARIOS[scenario]
     directory = pathlib.Path(tempfile.mkdtemp(prefix="bench.", dir=servers.TARGET))
     systems = []
     try:
         for system in [own, other] if peer else [own]:
             systems.append(system(directory))
-        what = f"{RUNS} runs of {SECONDS} s, medians" if scenario not in ("failover", "groups") else f"{RUNS} runs each"
+        what = f"{RUNS} runs each" if scenario in ("failover", "groups") else f"{RUNS} runs of {SECONDS} s, medians"
+        what = "one run" if scenario == "group-admin" else what
         print(f"{what}; ballast {'on' if os.environ.get('BALLAST', '1') == '1' else 'off'}", flush=True)
         measure(systems, servers.TARGET / "ballast")
         if not scenario and not ONLY:

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use walser_model::{TopicId, TopicName, TopicPartition};
+use walser_model::{PartitionIndex, TopicId, TopicName};
 
 use crate::id::{AttachmentNumber, GroupEpoch, GroupId, InstanceId, MemberId};
 
@@ -55,19 +55,28 @@ pub enum GroupError {
     #[error("a newer member uses instance id {instance}; stop this client")]
     InstanceFenced { instance: InstanceId },
     /// The member does not hold the partition.
-    #[error("partition {partition} is not assigned to the member; drop the commit")]
+    #[error("partition {partition} of {} is not assigned to the member; drop the commit", named(topic.as_ref()))]
     PartitionNotOwned {
-        partition: TopicPartition,
+        /// `None`: it is gone.
+        topic: Option<TopicName>,
+        partition: PartitionIndex,
         /// The member that holds it.
         owner: Option<MemberId>,
     },
     /// The partition went away and came back after the member epoch of the commit.
     #[error(
-        "partition {partition} was assigned in epoch {assigned}, after epoch {actual} of the commit; drop the commit"
+        "partition {partition} of {} was assigned in epoch {assigned}, after epoch {actual} of the commit; drop the commit",
+        named(topic.as_ref())
     )]
-    AssignedLater { partition: TopicPartition, actual: GroupEpoch, assigned: GroupEpoch },
+    AssignedLater {
+        /// `None`: it is gone.
+        topic: Option<TopicName>,
+        partition: PartitionIndex,
+        actual: GroupEpoch,
+        assigned: GroupEpoch,
+    },
     /// A topic of a commit does not exist.
-    #[error("topic {topic} does not exist; it may have been deleted or created again")]
+    #[error("the topic does not exist any more; it may have been deleted or created again")]
     TopicNotFound { topic: TopicId },
     /// A partition of a commit does not exist.
     #[error("topic {topic} has {partition_count} partitions; there is no partition {partition}")]
@@ -96,6 +105,11 @@ pub enum GroupError {
     /// The request needs a group without members.
     #[error("group {group} has {member_count} members; stop them first, or pass force where it is offered")]
     GroupNotEmpty { group: GroupId, member_count: usize },
+}
+
+/// A topic in a text.
+fn named(topic: Option<&TopicName>) -> String {
+    topic.map_or_else(|| "a topic that is gone".to_owned(), |topic| format!("topic \"{topic}\""))
 }
 
 impl GroupError {

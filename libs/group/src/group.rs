@@ -77,6 +77,11 @@ impl Group {
         self.owners.get(partition)
     }
 
+    /// The partitions that members hold, assigned or being revoked.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &TopicPartition> {
+        self.owners.keys()
+    }
+
     /// The member that has an instance id.
     pub(crate) fn instance(&self, instance: &InstanceId) -> Option<&MemberId> {
         self.instances.get(instance)

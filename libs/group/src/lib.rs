@@ -83,6 +83,7 @@ mod error;
 mod event;
 mod group;
 mod id;
+mod lag;
 mod rules;
 mod shard;
 mod state;
@@ -101,6 +102,7 @@ pub use id::{
     AttachmentNumber, CoordinatorEpoch, GatewayId, GroupEpoch, GroupId, InstanceId, MemberId, NAME_BYTES_MAX,
     NameError, TokenKey,
 };
+pub use lag::{LogEnds, partitions_read, total_lag};
 pub use rules::{GroupRule, GroupRules};
 pub use shard::{
     Attach, Attached, Commit, CommitAuthor, DetachGrace, GroupDescription, GroupShard, GroupSummary, Join,

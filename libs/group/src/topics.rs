@@ -61,6 +61,11 @@ impl Topics {
         self.by_name.iter().filter(|(name, _)| pattern.matches(name)).map(|(_, (id, _))| *id)
     }
 
+    /// The name of a topic; `None`: it is gone.
+    pub(crate) fn name(&self, topic: TopicId) -> Option<&TopicName> {
+        self.by_id.get(&topic)
+    }
+
     /// Checks that a partition exists.
     pub(crate) fn check(&self, partition: &TopicPartition) -> Result<(), GroupError> {
         let topic = partition.topic;

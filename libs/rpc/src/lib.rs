@@ -16,6 +16,7 @@ mod coordinator;
 mod deadline;
 mod feature_levels;
 mod grpc_storage;
+mod leader_lookups;
 mod metadata;
 mod network;
 mod outage;
@@ -47,6 +48,7 @@ pub use grpc_storage::{
     append_of_message, append_outcome_message, described_message, offset_answer_message, offset_query_of_message,
     read_of_message, read_outcome_message,
 };
+pub use leader_lookups::{LeaderAnswer, PartitionLeader, log_ends, look_up_at_leaders};
 pub use metadata::{
     CutOffPatience, MetadataSeen, MetadataStream, change_messages, progress_message, snapshot_messages,
     wire_registration, wire_time, wire_topic, wire_topic_value,

@@ -9,6 +9,7 @@
 
 mod admin;
 mod closings;
+mod commit_floor;
 mod commits;
 mod credit;
 mod doubts;
@@ -19,6 +20,7 @@ mod named_commits;
 mod poll;
 mod request;
 mod stream;
+mod told_bytes;
 
 use std::sync::Arc;
 

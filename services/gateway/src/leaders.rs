@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use walser_model::{LeaderEpoch, NodeId, Offset, PartitionIndex, TopicPartition};
+use walser_group::LogEnds;
+use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicPartition};
 use walser_rpc::{
-    ApiError, CompactionFigures, DescribedPartition, LaggingReplica, LedPartition, Network, OffsetAnswer, OffsetQuery,
-    PartitionNumbers, Reason,
+    ApiError, CompactionFigures, DescribedPartition, LaggingReplica, LeaderAnswer, Network, OffsetAnswer, OffsetQuery,
+    PartitionLeader, PartitionNumbers, Reason, log_ends, look_up_at_leaders,
 };
 
 use crate::error::no_answer;
@@ -16,8 +17,6 @@ use crate::metadata::TopicView;
 
 /// How long a node may take to answer, above which it counts as one that does not.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// The same for look-ups, of which there may be thousands.
-const LOOK_UP_MAX: Duration = Duration::from_secs(20);
 /// The epoch of partitions that were created and have not seen an election.
 pub(crate) const FIRST_EPOCH: LeaderEpoch = LeaderEpoch(0);
 
@@ -49,15 +48,6 @@ pub(crate) struct Lookup {
     pub(crate) topic: Arc<TopicView>,
     pub(crate) partition: i32,
     pub(crate) query: OffsetQuery,
-}
-
-/// Where a log begins and ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LogEnds {
-    /// First offset.
-    pub(crate) log_start: Offset,
-    /// Exclusive end of what is committed.
-    pub(crate) end: Offset,
 }
 
 /// Asks leaders. Clones share the connections.
@@ -97,52 +87,19 @@ impl Leaders {
         Figures(figures)
     }
 
-    /// Looks offsets up, with one call to each leader. The answers are in the order of the questions.
+    /// Looks offsets up at their leaders. The answers are in the order of the questions.
     pub(crate) async fn look_up(&self, lookups: &[Lookup]) -> Vec<Result<OffsetAnswer, ApiError>> {
-        let mut found = Vec::with_capacity(lookups.len());
-        let mut by_node = HashMap::<NodeId, (Vec<usize>, Vec<_>)>::new();
-        for (number, Lookup { topic, partition, query }) in lookups.iter().enumerate() {
-            let led = topic.leader(PartitionIndex(*partition));
-            found.push(Err(no_answer(topic, *partition)));
-            if let Some((Some(node), leader_epoch)) = led {
-                let id = TopicPartition::new(topic.id, PartitionIndex(*partition));
-                let (numbers, asked) = by_node.entry(node).or_default();
-                numbers.push(number);
-                asked.push((LedPartition { id, leader_epoch }, *query));
-            }
-        }
-        let asked = by_node.into_iter().map(async |(node, (numbers, asked))| {
-            let storage = self.network.storage_client(node)?;
-            let answer = tokio::time::timeout(LOOK_UP_MAX, storage.look_up_all(&asked)).await;
-            Some((numbers, answer.ok()?.ok()?))
-        });
-        for (numbers, answers) in join_all(asked).await.into_iter().flatten() {
-            for (number, answer) in numbers.into_iter().zip(answers) {
-                found[number] = answer;
-            }
-        }
-        found
+        let asked = lookups.iter().map(|Lookup { topic, partition, query }| (led(topic, *partition), *query));
+        let found = look_up_at_leaders(&self.network, &asked.collect::<Vec<_>>()).await;
+        lookups.iter().zip(found).map(|(asked, found)| answered(&asked.topic, asked.partition, found)).collect()
     }
 
     /// Where partitions begin and end. The answers are in the order of the questions; where an end is not known for certain there
     /// is none.
     pub(crate) async fn ends(&self, partitions: &[(Arc<TopicView>, i32)]) -> Vec<Result<LogEnds, ApiError>> {
-        let both = partitions.iter().flat_map(|(topic, partition)| {
-            [OffsetQuery::Earliest, OffsetQuery::Latest].map(|query| Lookup {
-                topic: Arc::clone(topic),
-                partition: *partition,
-                query,
-            })
-        });
-        let found = self.look_up(&both.collect::<Vec<_>>()).await;
-        let ends = found.chunks_exact(2).map(|pair| {
-            let [log_start, end] = [&pair[0], &pair[1]].map(|found| match found {
-                Ok(found) => Ok(found.offset.unwrap_or(Offset::ZERO)),
-                Err(failure) => Err(failure.clone()),
-            });
-            Ok(LogEnds { log_start: log_start?, end: end? })
-        });
-        ends.collect()
+        let asked: Vec<_> = partitions.iter().map(|(topic, partition)| led(topic, *partition)).collect();
+        let found = log_ends(&self.network, &asked).await;
+        partitions.iter().zip(found).map(|((topic, partition), found)| answered(topic, *partition, found)).collect()
     }
 
     /// The answer of a node about partitions that it leads; `None` when it does not answer.
@@ -154,6 +111,16 @@ impl Leaders {
         let storage = self.network.storage_client(node)?;
         tokio::time::timeout(ANSWER_MAX, storage.describe(&partitions)).await.ok()?.ok()
     }
+}
+
+fn led(topic: &TopicView, partition: i32) -> PartitionLeader {
+    let number = PartitionIndex(partition);
+    let leader = topic.leader(number).and_then(|(node, epoch)| Some((node?, epoch)));
+    PartitionLeader { partition: TopicPartition::new(topic.id, number), leader }
+}
+
+fn answered<T>(topic: &TopicView, partition: i32, answer: LeaderAnswer<T>) -> Result<T, ApiError> {
+    answer.unwrap_or_else(|| Err(no_answer(topic, partition)))
 }
 
 // === impl Figures ===

@@ -1,6 +1,7 @@
 //! What shards refuse, as it travels.
 
 use walser_group::GroupError;
+use walser_model::{PartitionIndex, TopicName};
 use walser_rpc::{ApiError, Reason};
 
 /// A refusal with the reason that it has in the contract.
@@ -29,12 +30,12 @@ pub(crate) fn refused(error: GroupError) -> ApiError {
             if certain { failure } else { failure.transient() }
         }
         GroupError::InstanceFenced { instance } => ApiError::new(reason, text).with("instanceId", instance),
-        GroupError::PartitionNotOwned { partition, owner } => {
+        GroupError::PartitionNotOwned { topic, partition, owner } => {
             let owner = owner.map(|owner| owner.to_string()).unwrap_or_default();
-            ApiError::new(reason, text).with("partition", partition.partition).with("owner", owner)
+            of_partition(ApiError::new(reason, text), topic, partition).with("owner", owner)
         }
-        GroupError::AssignedLater { partition, actual, assigned } => {
-            let failure = ApiError::new(reason, text).with("partition", partition.partition);
+        GroupError::AssignedLater { topic, partition, actual, assigned } => {
+            let failure = of_partition(ApiError::new(reason, text), topic, partition);
             failure.with("epoch", actual).with("assignedEpoch", assigned)
         }
         GroupError::TopicNotFound { topic } => ApiError::new(reason, text).with("topicId", topic),
@@ -56,9 +57,25 @@ pub(crate) fn refused(error: GroupError) -> ApiError {
     }
 }
 
+fn of_partition(failure: ApiError, topic: Option<TopicName>, partition: PartitionIndex) -> ApiError {
+    let failure = failure.with("partition", partition);
+    topic.into_iter().fold(failure, |failure, topic| failure.with("topic", topic))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_names_topics_and_no_ids() {
+        let topic: TopicName = "orders".parse().unwrap();
+        let refusal =
+            |topic| refused(GroupError::PartitionNotOwned { topic, partition: PartitionIndex(3), owner: None });
+        let known = refusal(Some(topic));
+        assert_eq!(known.message(), "partition 3 of topic \"orders\" is not assigned to the member; drop the commit");
+        assert_eq!((known.value("topic"), known.value("partition")), (Some("orders"), Some("3")));
+        assert!(refusal(None).message().starts_with("partition 3 of a topic that is gone is"), "{}", refusal(None));
+    }
 
     #[test]
     fn every_refusal_has_its_reason() {

@@ -1,16 +1,15 @@
 //! How far groups are behind, as a metric: measured now and then, of the groups in the shards that this coordinator has.
 //!
-//! As for operators, what is committed is read before the ends of the logs, and where a leader does not answer there is no
-//! number at all.
+//! As for operators, what is committed is read before the ends of the logs, and where a lag is not known there is no number at
+//! all: [`LogEnds::lag`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use futures::future::join_all;
 use prometheus::IntGaugeVec;
-use walser_group::{GroupId, GroupShard};
-use walser_model::{NodeId, Offset, TopicPartition};
-use walser_rpc::{Network, PartitionNumbers};
+use walser_group::{GroupId, GroupShard, LogEnds, partitions_read, total_lag};
+use walser_model::{Offset, TopicId, TopicPartition};
+use walser_rpc::{Network, PartitionLeader, log_ends};
 use walser_service::Metrics;
 
 use crate::metadata::Metadata;
@@ -18,15 +17,13 @@ use crate::shard::ShardHandle;
 
 /// Time between two measurements.
 const EVERY: Duration = Duration::from_secs(15);
-/// How long a storage node may take to answer.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Most pairs of a group and a topic with a number: those of the groups that come first by name.
 const SERIES_MAX: usize = 1_000;
-/// Committed offsets of a shard that are looked at, of the groups that come first by name.
-const OFFSETS_MAX: usize = 100_000;
+/// Partitions that are looked at: in each shard, and of all that the groups read, those of the groups that come first by name.
+const PARTITIONS_MAX: usize = 100_000;
 
-/// What a group has committed.
-type Committed = Vec<(TopicPartition, Offset)>;
+/// Partitions of a group, with what is committed of them: those that it has committed or its members hold, or all that it reads.
+type Committed = BTreeMap<TopicPartition, Option<Offset>>;
 /// A group and a topic, by name.
 type Series = (String, String);
 
@@ -61,12 +58,13 @@ impl LagWatch {
         let mut groups = BTreeMap::new();
         for shard in &self.shards {
             // One that is not here, or being loaded, has nothing to say.
-            groups.extend(shard.ask(None, |shard, _, _| Ok(committed(shard))).await.unwrap_or_default());
+            groups.extend(shard.ask(None, |shard, _, _| Ok(touched(shard))).await.unwrap_or_default());
         }
-        let numbers = self.numbers(groups.values().flatten().map(|(partition, _)| *partition)).await;
         let view = self.metadata.view();
-        let name = |partition: &TopicPartition| view.topic(partition.topic).map(|topic| topic.name.to_string());
-        let lags = lags(&groups, &numbers, name);
+        let groups = reads(groups, |topic| view.topic(topic).map(|topic| topic.value.partition_count));
+        let ends = self.ends(groups.values().flat_map(BTreeMap::keys).copied().collect()).await;
+        let name = |topic| view.topic(topic).map(|topic| topic.name.to_string());
+        let lags = lags(&groups, &ends, name);
         let known: BTreeMap<_, _> =
             lags.into_iter().take(SERIES_MAX).filter_map(|(of, lag)| Some((of, lag?))).collect();
         for (group, topic) in self.shown.iter().filter(|of| !known.contains_key(of)) {
@@ -79,41 +77,52 @@ impl LagWatch {
         self.shown = known.into_keys().collect();
     }
 
-    /// What the leaders say of partitions.
-    async fn numbers(
-        &self,
-        partitions: impl Iterator<Item = TopicPartition>,
-    ) -> HashMap<TopicPartition, PartitionNumbers> {
+    /// Where partitions begin and end, as far as their leaders say.
+    async fn ends(&self, partitions: BTreeSet<TopicPartition>) -> HashMap<TopicPartition, LogEnds> {
         let view = self.metadata.view();
-        let mut by_node: HashMap<NodeId, BTreeSet<TopicPartition>> = HashMap::new();
-        for partition in partitions {
-            let leader = view.topic(partition.topic).and_then(|topic| topic.leader(partition.partition));
-            if let Some((Some(node), _)) = leader {
-                by_node.entry(node).or_default().insert(partition);
-            }
-        }
-        let asked = by_node.into_iter().map(async |(node, partitions)| {
-            let partitions: Vec<_> = partitions.into_iter().collect();
-            let storage = self.network.storage_client(node)?;
-            let answer = tokio::time::timeout(ANSWER_MAX, storage.describe(&partitions)).await.ok()?.ok()?;
-            Some(partitions.into_iter().zip(answer).collect::<Vec<_>>())
-        });
-        let answers = join_all(asked).await.into_iter().flatten().flatten();
-        answers.filter_map(|(partition, described)| Some((partition, described.numbers.ok()?))).collect()
+        let leader = |partition: &TopicPartition| {
+            let (node, epoch) = view.topic(partition.topic)?.leader(partition.partition)?;
+            Some((node?, epoch))
+        };
+        let asked: Vec<_> = partitions
+            .iter()
+            .map(|partition| PartitionLeader { partition: *partition, leader: leader(partition) })
+            .collect();
+        let found = log_ends(&self.network, &asked).await;
+        partitions.into_iter().zip(found).filter_map(|(partition, ends)| Some((partition, ends?.ok()?))).collect()
     }
 }
 
-/// What the groups of a shard have committed.
-fn committed(shard: &GroupShard) -> Vec<(GroupId, Committed)> {
+/// What the groups of a shard have touched.
+fn touched(shard: &GroupShard) -> Vec<(GroupId, Committed)> {
     let (mut found, mut count) = (Vec::new(), 0);
     for group in shard.groups(None) {
-        let offsets: Committed =
-            shard.all_committed(&group.group).map(|(partition, committed)| (*partition, committed.offset)).collect();
-        count += offsets.len();
-        if count > OFFSETS_MAX {
+        let mut touched: Committed = shard.held(&group.group).map(|partition| (*partition, None)).collect();
+        let committed = shard.all_committed(&group.group);
+        touched.extend(committed.map(|(partition, committed)| (*partition, Some(committed.offset))));
+        count += touched.len();
+        if count > PARTITIONS_MAX {
             break;
         }
-        found.push((group.group, offsets));
+        found.push((group.group, touched));
+    }
+    found
+}
+
+/// What groups read. `partition_count`: of a topic that is there.
+fn reads(
+    groups: BTreeMap<GroupId, Committed>,
+    partition_count: impl Fn(TopicId) -> Option<i32>,
+) -> BTreeMap<GroupId, Committed> {
+    let (mut found, mut count) = (BTreeMap::new(), 0);
+    for (group, touched) in groups {
+        let read = partitions_read(touched.keys().copied(), &partition_count);
+        count += read.len();
+        if count > PARTITIONS_MAX {
+            break;
+        }
+        let committed = |partition| (partition, touched.get(&partition).copied().flatten());
+        found.insert(group, read.into_iter().map(committed).collect());
     }
     found
 }
@@ -121,60 +130,59 @@ fn committed(shard: &GroupShard) -> Vec<(GroupId, Committed)> {
 /// The lag of each group in each topic; `None`: not known of one of the partitions. Topics that are gone have none.
 fn lags(
     groups: &BTreeMap<GroupId, Committed>,
-    numbers: &HashMap<TopicPartition, PartitionNumbers>,
-    name: impl Fn(&TopicPartition) -> Option<String>,
+    ends: &HashMap<TopicPartition, LogEnds>,
+    name: impl Fn(TopicId) -> Option<String>,
 ) -> BTreeMap<Series, Option<i64>> {
-    let mut lags = BTreeMap::new();
-    for (group, committed) in groups {
-        for (partition, offset) in committed {
-            let Some(topic) = name(partition) else { continue };
-            let lag =
-                numbers.get(partition).map(|known| known.high_watermark.since((*offset).max(known.log_start)).max(0));
-            let sum = lags.entry((group.to_string(), topic)).or_insert(Some(0_i64));
-            *sum = sum.zip(lag).map(|(sum, lag)| sum.saturating_add(lag));
+    let mut lags: BTreeMap<Series, Vec<Option<i64>>> = BTreeMap::new();
+    for (group, read) in groups {
+        for (partition, committed) in read {
+            let Some(topic) = name(partition.topic) else { continue };
+            let lag = ends.get(partition).and_then(|ends| ends.lag(*committed));
+            lags.entry((group.to_string(), topic)).or_default().push(lag);
         }
     }
-    lags
+    lags.into_iter().map(|(of, lags)| (of, total_lag(lags.into_iter()))).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use walser_model::{PartitionIndex, TopicId};
+    use walser_model::PartitionIndex;
 
     use super::*;
 
     #[test]
-    fn a_lag_is_the_sum_of_its_partitions_or_not_known() {
+    fn a_lag_is_the_sum_of_all_partitions_of_a_topic_or_not_known() {
         let partition =
             |topic: u8, number| TopicPartition::new(TopicId::from_bytes([topic; 16]), PartitionIndex(number));
-        let known = |log_start, high_watermark| PartitionNumbers {
-            log_start: Offset(log_start),
-            high_watermark: Offset(high_watermark),
-            bytes: 0,
-        };
-        let groups = BTreeMap::from([(
-            "g".parse().unwrap(),
-            vec![
-                (partition(1, 0), Offset(3)),
-                (partition(1, 1), Offset(0)),
-                (partition(2, 0), Offset(1)),
-                (partition(2, 1), Offset(1)),
-                (partition(3, 0), Offset(1)),
-            ],
-        )]);
-        // The second one was cut; of the topic 2 one leader does not answer; the topic 3 is gone.
-        let numbers = HashMap::from([
+        let known = |log_start, end| LogEnds { log_start: Offset(log_start), end: Offset(end) };
+        let committed = |partition, offset| (partition, Some(Offset(offset)));
+        let touched = [
+            committed(partition(1, 0), 3),
+            committed(partition(1, 1), 0),
+            committed(partition(2, 0), 1),
+            committed(partition(2, 1), 1),
+            committed(partition(3, 0), 1),
+            committed(partition(4, 0), 9),
+            (partition(5, 0), None),
+        ];
+        let groups = BTreeMap::from([("g".parse().unwrap(), touched.into_iter().collect())]);
+        // The second one was cut, and the third of the topic is empty; of the topic 2 one leader does not answer; the topic 3
+        // is gone; of the topic 4 something has records of which nothing is committed; of the topic 5 all has.
+        let ends = HashMap::from([
             (partition(1, 0), known(0, 10)),
             (partition(1, 1), known(6, 8)),
+            (partition(1, 2), known(0, 0)),
             (partition(2, 0), known(0, 9)),
+            (partition(4, 0), known(0, 9)),
+            (partition(4, 1), known(0, 1)),
+            (partition(5, 0), known(0, 1)),
         ]);
-        let (one, two) = (partition(1, 0).topic, partition(2, 0).topic);
-        let name = |of: &TopicPartition| match of.topic {
-            topic if topic == one => Some("one".to_owned()),
-            topic if topic == two => Some("two".to_owned()),
-            _ => None,
-        };
-        let found: Vec<_> = lags(&groups, &numbers, name).into_iter().map(|((_, topic), lag)| (topic, lag)).collect();
-        assert_eq!(found, [("one".to_owned(), Some(9)), ("two".to_owned(), None)]);
+        let topics = [(1, 3), (2, 2), (4, 2), (5, 1)].map(|(topic, count)| (partition(topic, 0).topic, (topic, count)));
+        let topics = HashMap::from(topics);
+        let groups = reads(groups, |topic| topics.get(&topic).map(|(_, count)| *count));
+        let name = |topic| topics.get(&topic).map(|(number, _)| number.to_string());
+        let found: Vec<_> = lags(&groups, &ends, name).into_iter().map(|((_, topic), lag)| (topic, lag)).collect();
+        let expected = [("1", Some(9)), ("2", None), ("4", None), ("5", None)];
+        assert_eq!(found, expected.map(|(topic, lag)| (topic.to_owned(), lag)));
     }
 }

@@ -14,6 +14,16 @@ pub(crate) enum Named {
     Group,
 }
 
+/// What names select of all that there are.
+#[derive(Debug)]
+pub(crate) struct Selection {
+    named: Named,
+    known: Vec<String>,
+    /// `None`: everything.
+    there: Option<HashSet<String>>,
+    missing: Vec<String>,
+}
+
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -24,42 +34,47 @@ impl fmt::Display for Named {
 }
 
 impl Named {
-    /// The names that are meant: as they are, and for every pattern those of `known` that fit. Each once, in order.
+    /// The names that are meant by a command on each: as they are, and for every pattern those of `known` that fit. Each once, in
+    /// order.
     ///
     /// # Errors
     /// A pattern that is none, or that nothing fits.
     pub(crate) fn expand(self, names: &[String], known: &[String]) -> Result<Vec<String>, CliError> {
-        let mut meant: Vec<String> = Vec::new();
-        let mut seen = HashSet::new();
         for name in names {
-            // A name that is there is meant, whatever it looks like.
-            let literal = !is_pattern(name) || known.contains(name);
-            let found = if literal { vec![name.clone()] } else { fitting(name, known)? };
-            if found.is_empty() {
+            if meant_by(name, known)?.is_empty() {
                 let error = CliError::not_found(format!("no {self} fits the pattern \"{name}\""));
                 return Err(error.with_help(self.help()));
             }
-            meant.extend(found.into_iter().filter(|name| seen.insert(name.clone())));
         }
-        Ok(meant)
+        filter(names, known)
     }
 
-    /// Those of the names that are meant. A pattern may fit none.
+    /// What is selected of `known` by names and patterns, which may fit none; without any it is everything.
+    ///
+    /// # Errors
+    /// A pattern that is none.
+    pub(crate) fn select(self, names: &[String], known: Vec<String>) -> Result<Selection, CliError> {
+        let (there, missing): (Vec<_>, Vec<_>) =
+            filter(names, &known)?.into_iter().partition(|name| known.contains(name));
+        let there = (!names.is_empty()).then(|| there.into_iter().collect());
+        Ok(Selection { named: self, known, there, missing })
+    }
+
+    /// Says which names are not there, if any: what is there was shown. `known`: those that there are.
     ///
     /// # Errors
     /// A name that is not there.
-    pub(crate) fn known(self, wanted: &[String], names: &[String]) -> Result<Vec<String>, CliError> {
-        let mut found = Vec::new();
-        for name in wanted {
-            let fits = if names.contains(name) { vec![name.clone()] } else { fitting(name, names)? };
-            if fits.is_empty() && !is_pattern(name) {
-                let meant = did_you_mean(name, names.iter().map(String::as_str));
-                let error = CliError::not_found(format!("{self} \"{name}\" does not exist{meant} ({})", self.reason()));
-                return Err(error.with_help(self.help()));
-            }
-            found.extend(fits);
-        }
-        Ok(found)
+    pub(crate) fn all_there<'a>(
+        self,
+        missing: &[String],
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), CliError> {
+        let what = match missing {
+            [] => return Ok(()),
+            [name] => format!("{self} \"{name}\" does not exist{}", did_you_mean(name, known)),
+            names => format!("{self}s \"{}\" do not exist", names.join("\", \"")),
+        };
+        Err(CliError::not_found(format!("{what} ({})", self.reason())).with_help(self.help()))
     }
 
     fn help(self) -> String {
@@ -74,9 +89,49 @@ impl Named {
     }
 }
 
+// === impl Selection ===
+
+impl Selection {
+    /// Whether something is selected.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.there.as_ref().is_none_or(|there| there.contains(name))
+    }
+
+    /// Whether there is something to show, be it an empty list.
+    pub(crate) fn can_be_shown(&self) -> bool {
+        self.missing.is_empty() || self.there.as_ref().is_some_and(|there| !there.is_empty())
+    }
+
+    /// Says which of the names are not there, if any: what is there was shown.
+    ///
+    /// # Errors
+    /// A name that is not there.
+    pub(crate) fn all_there(&self) -> Result<(), CliError> {
+        self.named.all_there(&self.missing, self.known.iter().map(String::as_str))
+    }
+}
+
 /// Whether a name is a pattern.
 pub(crate) fn is_pattern(name: &str) -> bool {
     name.contains(['*', '?', '[', '{'])
+}
+
+/// The names that are meant by a command that shows some of all: as `expand` has them, but a pattern may fit none.
+///
+/// # Errors
+/// A pattern that is none.
+pub(crate) fn filter(names: &[String], known: &[String]) -> Result<Vec<String>, CliError> {
+    let (mut meant, mut seen) = (Vec::new(), HashSet::new());
+    for name in names {
+        meant.extend(meant_by(name, known)?.into_iter().filter(|name| seen.insert(name.clone())));
+    }
+    Ok(meant)
+}
+
+/// A name that is there is meant, whatever it looks like.
+fn meant_by(name: &String, known: &[String]) -> Result<Vec<String>, CliError> {
+    let literal = !is_pattern(name) || known.contains(name);
+    if literal { Ok(vec![name.clone()]) } else { fitting(name, known) }
 }
 
 /// Those of the names that fit a pattern.
@@ -102,5 +157,15 @@ mod tests {
         assert_eq!(strange.unwrap(), ["x*"], "a name that is there is no pattern");
         assert_eq!(meant(&["missing"]).unwrap(), ["missing"], "what is no pattern is asked for");
         assert!(meant(&["x*"]).is_err() && meant(&["logs-["]).is_err());
+        assert_eq!(filter(&texts(&["x*", "orders", "missing"]), &known).unwrap(), ["orders", "missing"]);
+        let told = |missing: &[&str]| {
+            Named::Group.all_there(&texts(missing), ["orders"]).map_err(|told| told.what().to_owned())
+        };
+        assert_eq!(told(&[]), Ok(()));
+        assert_eq!(
+            told(&["order"]).unwrap_err(),
+            "group \"order\" does not exist; did you mean \"orders\"? (GROUP_NOT_FOUND)"
+        );
+        assert_eq!(told(&["a", "b"]).unwrap_err(), "groups \"a\", \"b\" do not exist (GROUP_NOT_FOUND)");
     }
 }

@@ -126,15 +126,55 @@ pub(crate) fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
     table_within(terminal_width(), titles, rows)
 }
 
-fn table_within(limit: Option<usize>, titles: &[&str], rows: &[Vec<String>]) -> String {
+/// The same, for rows that can be written in less room: in the first form that fits, or else in lines, in the last one.
+pub(crate) fn table_in_forms(titles: &[&str], forms: &[&[Vec<String>]]) -> String {
+    table_in_forms_within(terminal_width(), titles, forms)
+}
+
+fn table_in_forms_within(limit: Option<usize>, titles: &[&str], forms: &[&[Vec<String>]]) -> String {
+    let fits = |rows: &&&[Vec<String>]| limit.is_none_or(|limit| width_of(&widths_of(titles, rows)) <= limit);
+    let form = forms.iter().find(fits).or_else(|| forms.last());
+    table_within(limit, titles, form.copied().unwrap_or_default())
+}
+
+/// A heading and what goes with it, in lines that fit the terminal.
+pub(crate) fn heading(name: &str, parts: &[String]) -> String {
+    heading_within(terminal_width(), name, parts)
+}
+
+fn heading_within(limit: Option<usize>, name: &str, parts: &[String]) -> String {
+    let (mut lines, mut line, mut is_first) = (Vec::new(), format!("{name} "), true);
+    for part in parts {
+        let (between, length) = (if is_first { " " } else { " \u{b7} " }, line.chars().count() + part.chars().count());
+        if limit.is_some_and(|limit| length + between.chars().count() > limit) {
+            lines.push(std::mem::replace(&mut line, format!("  {part}")));
+        } else {
+            line = format!("{line}{between}{part}");
+        }
+        is_first = false;
+    }
+    lines.push(line);
+    lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
+}
+
+/// How wide each column is.
+fn widths_of(titles: &[&str], rows: &[Vec<String>]) -> Vec<usize> {
     let mut widths: Vec<usize> = titles.iter().map(|title| title.len()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let wide = widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1);
-    if limit.is_some_and(|limit| wide > limit) && !rows.is_empty() {
+    widths
+}
+
+fn width_of(widths: &[usize]) -> usize {
+    widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1)
+}
+
+fn table_within(limit: Option<usize>, titles: &[&str], rows: &[Vec<String>]) -> String {
+    let widths = widths_of(titles, rows);
+    if limit.is_some_and(|limit| width_of(&widths) > limit) && !rows.is_empty() {
         return expanded(titles, rows);
     }
     let line = |cells: Vec<&str>| {
@@ -214,6 +254,19 @@ mod tests {
         assert_eq!(table_within(Some(80), &titles, &rows), "NAME       N\na          1\nlong name");
         assert_eq!(table_within(Some(11), &titles, &rows), "NAME  a\nN     1\n\nNAME  long name\nN");
         assert_eq!(table_within(None, &titles, &rows), table_within(Some(80), &titles, &rows), "for other programs");
+    }
+
+    #[test]
+    fn a_table_has_the_longest_form_that_fits() {
+        let form = |text: &str| vec![vec![text.to_owned(), "1".to_owned()]];
+        let (long, short) = (form("a-very-long-name"), form("a-ve\u{2026}"));
+        let shown = |limit| table_in_forms_within(limit, &["NAME", "N"], &[&long, &short]);
+        assert!(shown(None).contains("a-very-long-name") && shown(Some(19)).contains("a-very-long-name"));
+        assert_eq!(shown(Some(18)), "NAME   N\na-ve\u{2026}  1");
+        assert_eq!(shown(Some(7)), "NAME  a-ve\u{2026}\nN     1");
+        let parts = ["stable", "2 members", "lag 3"].map(str::to_owned);
+        assert_eq!(heading_within(None, "g", &parts), "g  stable \u{b7} 2 members \u{b7} lag 3");
+        assert_eq!(heading_within(Some(21), "g", &parts), "g  stable \u{b7} 2 members\n  lag 3");
     }
 
     #[test]

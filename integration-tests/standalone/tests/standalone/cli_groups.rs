@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
+use crate::faults::until;
 use crate::server::{Server, binary, create, place};
 
 /// A member of a group: a process whose output is read line by line.
@@ -381,9 +382,40 @@ async fn groups_are_listed_described_reset_and_deleted() {
         (&"GROUP_STATE_STABLE".into(), &1.into())
     );
     let id = described["members"][0]["memberId"].as_str().unwrap().to_owned();
+    assert_eq!(code(&["group", "remove-member", "billing", "nobody"]), Some(3));
+    assert_eq!(code(&["group", "remove-member", "billing", &id.replace('-', "0")]), Some(3));
+    assert_eq!(code(&["group", "remove-member", "billing", "--instance", "nobody"]), Some(3));
+    assert_eq!(text(&["group", "remove-member", "billing", &id[..8]]), format!("removed {id} from billing\n"));
     drop(member);
-    server.cli(&["group", "remove-member", "billing", &id]);
-    server.cli_ok(&["group", "delete-offsets", "billing", "--topic", "t", "--yes"]);
+    let forgets = async || code(&["group", "delete-offsets", "billing", "--topic", "t", "--yes"]) == Some(0);
+    until(forgets, "its client, which had joined again, is gone").await;
     server.cli_ok(&["group", "delete", "bill*", "--yes"]);
     assert_eq!(text(&["group", "list", "-o", "name"]), "");
+}
+
+/// One rule for what shows some of all: what is there is shown, a name that is missing is told, and a pattern may fit none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_there_is_shown_beside_names_that_are_missing() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    create(&server.client(), "t", 1, &[]).await;
+    write_numbers(&server, "t", 1, 0..2);
+    for group in ["a", "b"] {
+        server.cli_ok(&["consume", "-g", group, "t", "-n", "2"]);
+    }
+    for (kind, names) in [("group list", ["a", "b"]), ("group lag", ["a", "b"]), ("topic list", ["t", "t"])] {
+        let run = |more: &[&str]| {
+            let output = server.cli(&[&kind.split(' ').collect::<Vec<_>>(), more, &["-o", "name"]].concat());
+            let texts = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+            (output.status.code().unwrap(), texts)
+        };
+        assert_eq!(run(&["no*"]), (0, [String::new(), String::new()]), "{kind}");
+        let (code, [shown, told]) = run(&[names[0], "nobody", names[1], "none"]);
+        let names: BTreeSet<_> = names.into_iter().collect();
+        assert_eq!((code, lines(shown.as_bytes()).len()), (3, names.len()), "{kind}: {shown}");
+        assert!(told.contains("\"nobody\", \"none\" do not exist"), "{kind}: {told}");
+        let (code, [shown, told]) = run(&["nobody"]);
+        assert!(code == 3 && shown.is_empty() && told.contains("\"nobody\" does not exist"), "{kind}: {told}");
+    }
+    server.assert_no_panic();
 }

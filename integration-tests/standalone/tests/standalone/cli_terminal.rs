@@ -8,7 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::server::{Server, binary, create, place, wait_a_little};
+use crate::group_member::Member;
+use crate::server::{Server, binary, create, place, wait_a_little, write};
 
 /// A program on a terminal of its own.
 struct Terminal {
@@ -137,6 +138,34 @@ async fn tables_fit_the_terminal() {
     }
     let (narrow, _) = Terminal::run(&server, &["topic", "ls"], 40, On::All).end();
     assert!(narrow.contains("TOPIC       a-topic-with-a-rather-long-name"), "{narrow}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_is_readable_on_a_narrow_terminal() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "orders", 2, &[]).await;
+    write(&client, "orders", 0, "x").await;
+    let mut member = Member::join(&client, "billing", "orders").await;
+    member.own(2).await;
+    let shown = |arguments: &[&str], columns| {
+        let (shown, status) = Terminal::run(&server, arguments, columns, On::All).end();
+        assert!(status.success(), "{shown}");
+        plain(&shown)
+    };
+    let wide = shown(&["group", "describe", "billing"], 80);
+    assert!(wide.lines().all(|line| line.trim_end().chars().count() <= 80), "{wide}");
+    // A row for each member and partition, with as much of the member's id as there is room for.
+    let rows: Vec<_> = wide.lines().filter(|line| line.contains(&member.id[..8])).collect();
+    assert!(rows.len() == 3 && rows[1].ends_with(&format!("{}\u{2026}", &member.id[..8])), "{wide}");
+    for arguments in [&["group", "describe", "billing"][..], &["group", "lag", "billing"], &["group", "ls"]] {
+        let narrow = shown(arguments, 40);
+        assert!(narrow.lines().all(|line| line.trim_end().chars().count() <= 40), "{narrow}");
+    }
+    let whole = String::from_utf8(server.cli_ok(&["group", "describe", "billing"])).unwrap();
+    assert!(whole.contains(&member.id) && whole.lines().next().unwrap().contains("1 member \u{b7}"), "{whole}");
+    member.leave().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

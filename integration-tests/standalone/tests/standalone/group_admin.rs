@@ -157,8 +157,9 @@ async fn every_form_of_a_reset_moves_as_a_look_at_every_record_says() {
                 let (own, other) = (before.get(&("t".to_owned(), partition)).copied(), others.get(&partition).copied());
                 let concerned = named
                     || match &to {
-                        To::Position(_) | To::Shift(_) => own.is_some(),
-                        To::FromGroup(_) | To::Offsets(_) => true,
+                        // Of the topic that the group reads, every partition.
+                        To::Position(_) | To::FromGroup(_) | To::Offsets(_) => true,
+                        To::Shift(_) => own.is_some(),
                     };
                 let target = model_of(&to, &logs[at], ends[at], own, other, given(partition)).filter(|_| concerned);
                 expected.extend(target.map(|target| (partition, (own, target))));
@@ -216,9 +217,6 @@ async fn lag_is_what_is_left_to_read_in_records_and_in_time() {
     let group = get(&client, "g").await.unwrap();
     assert_eq!((group.total_lag, group.r#type()), (Some(11), pb::GroupType::Simple));
     assert_eq!(group.time_lag.unwrap().seconds / 60, 60);
-    // So says the metric, as of its last measurement.
-    let measured = async || get_from_admin(&server).contains("walser_group_lag{group=\"g\",topic=\"t\"} 11\n");
-    until(measured, "the lag is a metric").await;
     // A member that has committed nothing of a partition with records: nobody can say how far it is.
     let mut member = Member::join(&client, "new", "t").await;
     member.own(5).await;
@@ -236,6 +234,15 @@ async fn lag_is_what_is_left_to_read_in_records_and_in_time() {
     assert_eq!(commit(&client, "beyond", vec![offset("t", 0, 99)]).await, []);
     let beyond = group_offsets(&client, "beyond").await;
     assert_eq!((beyond[0].lag, beyond[0].problem.is_some()), (None, true));
+    // So says the metric, as of a measurement that has seen all of that.
+    assert_eq!(commit(&client, "last", (0..5).map(|partition| offset("t", partition, 0)).collect()).await, []);
+    let measured = async || get_from_admin(&server).contains("walser_group_lag{group=\"last\",topic=\"t\"} 20\n");
+    until(measured, "the lag is a metric").await;
+    let metrics = get_from_admin(&server);
+    assert!(metrics.contains("walser_group_lag{group=\"g\",topic=\"t\"} 11\n"), "{metrics}");
+    for unknown in ["new", "beyond"] {
+        assert!(!metrics.contains(&format!("walser_group_lag{{group=\"{unknown}\"")), "{metrics}");
+    }
     server.assert_no_panic();
 }
 

@@ -95,6 +95,11 @@ async fn committed(client: &Client, group: &str) -> Vec<Option<i64>> {
     offsets.into_iter().map(|offset| offset.committed_offset).collect()
 }
 
+/// The reasons for which commits were refused.
+fn refusals(answer: &pb::PollGroupResponse) -> Vec<String> {
+    answer.commit_errors.iter().map(|error| error.error.clone().unwrap().reason).collect()
+}
+
 async fn leave(client: &Client, token: &str) {
     client.groups().leave_group(pb::LeaveGroupRequest { token: token.to_owned() }).await.unwrap();
 }
@@ -152,8 +157,32 @@ async fn a_call_without_an_answer_is_made_again_and_an_older_token_is_refused() 
     assert_eq!(reason(old.try_poll(&client).await.unwrap_err()), Reason::MemberFenced);
     let superseded = Poller { token: lost[0].token.clone(), ..Poller::of(join_of("g", "t")) };
     assert_eq!(reason(superseded.try_poll(&client).await.unwrap_err()), Reason::MemberFenced);
+    // A call that was given up may be served late: the client goes on with the answer that it has.
+    let [answer, _late] = [poller.try_poll(&client).await.unwrap(), poller.try_poll(&client).await.unwrap()];
+    assert_eq!(poller.take(answer), 7);
     poller.read(&client, 40).await;
     poller.has_all(1, 0, 40);
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_made_again_has_committed_what_it_has_let_go() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 2, &[]).await;
+    fill(&client, 2, 0, 3).await;
+    let mut first = Poller::of(join_of("g", "t"));
+    assert_eq!(first.poll(&client).await, 6);
+    let mut second = Member::join(&client, "g", "t").await;
+    while second.owned.is_empty() {
+        // Its answers are lost.
+        first.try_poll(&client).await.unwrap();
+        second.step().await.unwrap();
+    }
+    let answer = first.try_poll(&client).await.unwrap();
+    assert_eq!((&answer.commit_errors, answer.owned.len()), (&Vec::new(), 1));
+    assert_eq!(committed(&client, "g").await, [Some(3); 2]);
     server.assert_no_panic();
 }
 
@@ -231,11 +260,82 @@ async fn members_that_poll_share_with_others_and_nothing_that_was_committed_come
     first.read(&client, 54).await;
     // What is refused is told, and the rest is committed.
     let mut request = first.request();
-    request.commits = vec![offset("t", 0, 2), offset("t", 9, 2), offset("missing", 0, 2)];
+    request.commits = vec![offset("t", 0, 15), offset("t", 9, 2), offset("missing", 0, 2)];
     let answer = client.groups().poll_group(request).await.unwrap().into_inner();
-    let reasons: Vec<_> = answer.commit_errors.iter().map(|error| error.error.clone().unwrap().reason).collect();
-    assert_eq!(reasons, ["PARTITION_NOT_FOUND", "TOPIC_NOT_FOUND"]);
-    assert_eq!(committed(&client, "g").await[0], Some(2));
+    assert_eq!(refusals(&answer), ["PARTITION_NOT_FOUND", "TOPIC_NOT_FOUND"]);
+    assert_eq!(committed(&client, "g").await[0], Some(15));
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_committed_below_the_place_at_which_a_partition_was_assigned() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    fill(&client, 1, 0, 30).await;
+    let mut first = Poller::of(join_of("g", "t"));
+    assert_eq!((first.poll(&client).await, first.poll(&client).await), (7, 7));
+    let commit = async |poller: &mut Poller, at: i64| {
+        let request =
+            pb::PollGroupRequest { commit_previous: false, commits: vec![offset("t", 0, at)], ..poller.request() };
+        let answer = client.groups().poll_group(request).await.unwrap().into_inner();
+        poller.token.clone_from(&answer.token);
+        (refusals(&answer), committed(&client, "g").await[0].unwrap())
+    };
+    // A member may take back what it has committed itself.
+    assert_eq!(commit(&mut first, 14).await, (Vec::new(), 14));
+    assert_eq!(commit(&mut first, 3).await, (Vec::new(), 3));
+    assert_eq!(commit(&mut first, 14).await, (Vec::new(), 14));
+    leave(&client, &first.token).await;
+    let mut next = Poller::of(join_of("g", "t"));
+    assert_eq!(next.poll(&client).await, 7);
+    assert_eq!(commit(&mut next, 13).await, (vec!["PARTITION_NOT_OWNED".to_owned()], 14));
+    assert_eq!(commit(&mut next, 20).await, (Vec::new(), 20));
+    assert_eq!(commit(&mut next, 13).await, (vec!["PARTITION_NOT_OWNED".to_owned()], 20), "also calls later");
+    assert_eq!(commit(&mut next, 14).await, (Vec::new(), 14));
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_is_never_larger_than_what_the_client_takes() {
+    const LIMIT: usize = 8 << 10;
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    let (few, many) = (format!("few-{}", "x".repeat(200)), format!("many-{}", "x".repeat(200)));
+    create(&client, &few, 16, &[]).await;
+    create(&client, &many, 40, &[]).await;
+    for partition in 0..16 {
+        for _ in 0..3 {
+            write(&client, &few, partition, "y".repeat(500)).await;
+        }
+    }
+    let options = Some(pb::ReadOptions { max_message_bytes: i32::try_from(LIMIT).unwrap(), ..Default::default() });
+    // What a member has is told as a whole or not at all.
+    let refused =
+        Poller::of(pb::ConsumeJoin { options, ..join_of("many", &many) }).try_poll(&client).await.unwrap_err();
+    assert_eq!(reason(refused.clone()), Reason::QuotaExceeded);
+    assert!(refused.message().contains("40 partitions") && refused.message().contains("8192 bytes"), "{refused}");
+    let mut poller = Poller::of(pb::ConsumeJoin { options, ..join_of("few", &few) });
+    let mut count = 0;
+    while count < 48 {
+        let answer = poller.try_poll(&client).await.unwrap();
+        assert!(prost::Message::encoded_len(&answer) <= LIMIT && answer.owned.len() == 16);
+        count += poller.take(answer);
+    }
+    // So are commits that are refused: the call can be made again with fewer.
+    let mut request = pb::PollGroupRequest {
+        commits: (0..30).map(|number| offset(&few, 100 + number, 1)).collect(),
+        ..poller.request()
+    };
+    let refused = client.groups().poll_group(request.clone()).await.unwrap_err();
+    assert_eq!(reason(refused.clone()), Reason::QuotaExceeded);
+    assert!(refused.message().contains("30 commits were refused"), "{refused}");
+    request.commits.truncate(1);
+    let answer = client.groups().poll_group(request).await.unwrap().into_inner();
+    assert_eq!(refusals(&answer), ["PARTITION_NOT_FOUND"]);
+    assert!(prost::Message::encoded_len(&answer) <= LIMIT);
     server.assert_no_panic();
 }
 

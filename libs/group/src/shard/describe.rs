@@ -54,6 +54,11 @@ impl GroupShard {
         groups.filter_map(|(id, group)| summary(id, group))
     }
 
+    /// The partitions that members of a group hold.
+    pub fn held(&self, id: &GroupId) -> impl Iterator<Item = &TopicPartition> {
+        self.state.group(id).into_iter().flat_map(Group::held)
+    }
+
     /// Describes a group.
     ///
     /// # Errors

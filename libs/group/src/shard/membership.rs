@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use walser_model::TopicPartition;
+
 use super::sessions::Session;
 use super::{GroupShard, MemberRef, Now, Output, RemovalCause};
 use crate::deadlines::Timer;
@@ -95,7 +97,7 @@ impl GroupShard {
                 let current = attachment.number;
                 return Err(GroupError::AttachmentFenced { group, member, actual: AttachmentNumber(0), current });
             }
-            return Ok(self.attach_to(now, (&group, &member), attachment.number, join.gateway, out));
+            return Ok(self.attach_to(now, (&group, &member), (attachment.number, false), join.gateway, out));
         }
         let holder =
             record.instance.as_ref().and_then(|instance| self.state.group(&group)?.instance(instance).cloned());
@@ -103,7 +105,7 @@ impl GroupShard {
             Some(holder) => self.replace(now, &group, (&holder, &member), record, out)?,
             None => self.admit(now, &group, &member, record, out)?,
         }
-        Ok(self.attach_to(now, (&group, &member), AttachmentNumber(0), join.gateway, out))
+        Ok(self.attach_to(now, (&group, &member), (AttachmentNumber(0), false), join.gateway, out))
     }
 
     /// A member attaches to a gateway, which fences the one before.
@@ -114,10 +116,13 @@ impl GroupShard {
         let MemberRef { group, member, instance, attachment: token } = &attach.member;
         let known = self.known_member(group, member, instance.as_ref())?;
         let current = known.attachment_number();
-        // The answer that had the number was lost: nothing has used it yet.
-        let lost = known.attachment.as_ref().is_some_and(|record| record.previous == *token)
-            && self.sessions.get(group, member).is_some_and(|session| !session.confirmed);
-        if *token != current && !lost && self.rule(GroupRule::AttachmentFences) {
+        // The answer that had the number may be lost: nothing has used it yet.
+        let unused = self.sessions.get(group, member).filter(|session| !session.confirmed);
+        let repeats = unused.is_some() && known.attachment.as_ref().is_some_and(|record| record.previous == *token);
+        // Or it was not: what was asked twice is answered twice, and the later of the two requests, or a late one that nobody waits
+        // for, may have come behind the one whose answer the client goes on with.
+        let answered = unused.is_some_and(|session| session.answers_from <= *token && *token < current);
+        if *token != current && !repeats && !answered && self.rule(GroupRule::AttachmentFences) {
             let (group, member, actual) = (group.clone(), member.clone(), *token);
             return Err(GroupError::AttachmentFenced { group, member, actual, current });
         }
@@ -126,7 +131,7 @@ impl GroupShard {
             let revocation_timeout = attach.revocation_timeout.unwrap_or(before.revocation_timeout);
             self.change_record((group, member), before, (subscription, revocation_timeout), out)?;
         }
-        Ok(self.attach_to(now, (group, member), *token, attach.gateway, out))
+        Ok(self.attach_to(now, (group, member), (*token, repeats), attach.gateway, out))
     }
 
     /// A member is heard of, apart from its gateway. Returns what it holds.
@@ -236,11 +241,12 @@ impl GroupShard {
         let mut current = self.member(of)?.current.clone();
         self.confirm(&of.group, &of.member);
         let any_epoch = !self.rule(GroupRule::ReleaseNamesAssignment);
-        let before = current.revoking.len();
+        let before = current.revoking.clone();
         current
             .revoking
             .retain(|partition, epoch| released.get(partition).is_none_or(|released| released != epoch && !any_epoch));
-        if current.revoking.len() < before {
+        if current.revoking.len() < before.len() {
+            self.note_released(of, before.keys().filter(|partition| !current.revoking.contains_key(partition)));
             if current.revoking.is_empty() {
                 self.deadlines.cancel(Timer::Revocation(of.group.clone(), of.member.clone()));
             }
@@ -248,6 +254,21 @@ impl GroupShard {
             self.settle(now, &of.group, out);
         }
         Ok(self.current(&of.group, &of.member))
+    }
+
+    /// Notes what a member that polls has released. A stream asks nothing twice behind its release.
+    fn note_released<'a>(&mut self, of: &MemberRef, released: impl Iterator<Item = &'a TopicPartition>) {
+        let polls = |attachment: &AttachmentRecord| attachment.gateway.is_none();
+        let Some(group) = self.state.group(&of.group) else { return };
+        let attachment = group.members.get(&of.member).and_then(|member| member.attachment.as_ref());
+        if !attachment.is_some_and(polls) {
+            return;
+        }
+        let committed = |partition: &TopicPartition| Some((*partition, group.offsets.get(partition)?.offset));
+        let released: Vec<_> = released.filter_map(committed).collect();
+        if let Some(session) = self.sessions.get_mut(&of.group, &of.member) {
+            session.released.extend(released);
+        }
     }
 
     /// Whoever has the attachment has used it: the answer with its number was not lost. What a poll asks says so only of the
@@ -395,18 +416,19 @@ impl GroupShard {
         Ok(())
     }
 
+    /// `repeats`: the attachment is one more for the token `previous`.
     fn attach_to(
         &mut self,
         now: Now,
         (group, member): (&GroupId, &MemberId),
-        previous: AttachmentNumber,
+        (previous, repeats): (AttachmentNumber, bool),
         gateway: Option<GatewayId>,
         out: &mut Output,
     ) -> Attached {
         let attachment = self.number_attachment(out);
         let record = AttachmentRecord { number: attachment, previous, gateway };
         self.write_attachment((group, member), record, out);
-        self.sessions.begin(group, member, now.monotonic);
+        self.sessions.begin((group, member), now.monotonic, attachment, repeats);
         let record = self.state.member(group, member).and_then(|member| member.record.as_ref());
         let session_timeout = record.map_or(Duration::ZERO, |record| record.session_timeout);
         let until = now.monotonic + session_timeout;

@@ -66,6 +66,9 @@ impl GroupShard {
         let mut refused = Vec::new();
         for to_commit in commit.offsets {
             let partition = to_commit.partition;
+            if commit.author.as_ref().is_some_and(|author| self.is_committed(author, &to_commit)) {
+                continue;
+            }
             let checked = self.check_offset(&commit.group, commit.author.as_ref(), &to_commit);
             match checked {
                 Ok(()) => self.write_offset(now, &commit.group, to_commit, out),
@@ -104,6 +107,13 @@ impl GroupShard {
             session.last_commit = session.last_commit.max(author.sequence);
         }
         Ok(())
+    }
+
+    /// Whether a commit repeats one behind which the member has released the partition.
+    fn is_committed(&self, author: &CommitAuthor, offset: &OffsetToCommit) -> bool {
+        let MemberRef { group, member, .. } = &author.member;
+        let released = self.sessions.get(group, member).and_then(|session| session.released.get(&offset.partition));
+        released == Some(&offset.offset)
     }
 
     /// A commit without a member: the group must have none, and is created if it does not exist.
@@ -169,12 +179,15 @@ impl GroupShard {
         epoch: GroupEpoch,
         partition: &TopicPartition,
     ) -> Result<(), GroupError> {
+        let topic = || self.topics.name(partition.topic).cloned();
         match member.current.held_since(partition) {
             None if self.rule(GroupRule::CommitChecksOwner) => {
-                Err(GroupError::PartitionNotOwned { partition: *partition, owner: group.owner(partition).cloned() })
+                let owner = group.owner(partition).cloned();
+                Err(GroupError::PartitionNotOwned { topic: topic(), partition: partition.partition, owner })
             }
             Some(assigned) if epoch < assigned && self.rule(GroupRule::CommitChecksAssignmentEpoch) => {
-                Err(GroupError::AssignedLater { partition: *partition, actual: epoch, assigned })
+                let (topic, partition) = (topic(), partition.partition);
+                Err(GroupError::AssignedLater { topic, partition, actual: epoch, assigned })
             }
             _ => Ok(()),
         }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::id::{GatewayId, GroupId, MemberId};
+use walser_model::{Offset, TopicPartition};
+
+use crate::id::{AttachmentNumber, GatewayId, GroupId, MemberId};
 
 /// What is known of a member's session.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Session {
     /// When the attachment, or the service of this coordinator, began.
     pub(super) began: Duration,
@@ -16,8 +18,14 @@ pub(super) struct Session {
     pub(super) detached_until: Option<Duration>,
     /// Whether the attachment has been used: its gateway has had the answer.
     pub(super) confirmed: bool,
+    /// The first attachment that was given for the token that the newest was given for: its client may have had the answer with
+    /// any from this one on.
+    pub(super) answers_from: AttachmentNumber,
     /// The highest sequence of its commits.
     pub(super) last_commit: i64,
+    /// What it has released while it polls, and what was committed of it then: until its client has used an answer. A request that is
+    /// repeated, because its answer was lost, commits that once more.
+    pub(super) released: BTreeMap<TopicPartition, Offset>,
     /// In which period the member was heard of: see [`Sessions::doubt`].
     period: u64,
 }
@@ -32,10 +40,28 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Begins a session, or begins it anew with another attachment.
-    pub(super) fn begin(&mut self, group: &GroupId, member: &MemberId, heard: Duration) {
-        let (detached_until, confirmed, last_commit, period) = (None, false, i64::MIN, self.period);
-        let session = Session { began: heard, heard, detached_until, confirmed, last_commit, period };
+    /// Begins a session, or begins it anew with another attachment. `repeated`: that one was given for the same token as the one
+    /// before.
+    pub(super) fn begin(
+        &mut self,
+        (group, member): (&GroupId, &MemberId),
+        heard: Duration,
+        attachment: AttachmentNumber,
+        repeated: bool,
+    ) {
+        let before = self.members.remove(&(group.clone(), member.clone())).filter(|_| repeated);
+        let (answers_from, released) =
+            before.map_or((attachment, BTreeMap::new()), |before| (before.answers_from, before.released));
+        let session = Session {
+            began: heard,
+            heard,
+            detached_until: None,
+            confirmed: false,
+            answers_from,
+            last_commit: i64::MIN,
+            released,
+            period: self.period,
+        };
         self.members.insert((group.clone(), member.clone()), session);
     }
 

@@ -88,7 +88,8 @@ impl GroupShard {
             let Some(record) = &known.record else { continue };
             let full = self.config.rules.hold(GroupRule::SessionsRestart);
             let left = if full { record.session_timeout } else { Duration::ZERO };
-            self.sessions.begin(id, member, (now.monotonic + left).saturating_sub(record.session_timeout));
+            let heard = (now.monotonic + left).saturating_sub(record.session_timeout);
+            self.sessions.begin((id, member), heard, known.attachment_number(), false);
             self.deadlines.set(Timer::Session(id.clone(), member.clone()), now.monotonic + left);
             if !known.current.revoking.is_empty() {
                 let until = now.monotonic + record.revocation_timeout;

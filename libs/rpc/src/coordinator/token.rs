@@ -1,7 +1,7 @@
 //! The token with which a member comes back: it says everything that a gateway needs to attach it, and of a member that
 //! polls where it stands. It is signed with a key of the shard, so that nobody makes one up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -32,8 +32,8 @@ pub struct MemberToken {
 pub struct PollState {
     /// The member epoch of the last answer.
     pub epoch: GroupEpoch,
-    /// What it had with the last answer.
-    pub held: BTreeSet<TopicPartition>,
+    /// What it had with the last answer, and the lowest offset of each that it may commit.
+    pub held: BTreeMap<TopicPartition, Offset>,
     /// Of partitions that stand elsewhere than at what is committed.
     pub places: BTreeMap<TopicPartition, PollPlace>,
     /// How it joined, in whatever form the gateway keeps that.
@@ -94,8 +94,10 @@ impl MemberToken {
 
 fn poll_message(poll: &PollState) -> pbi::PolledState {
     let mut topics = BTreeMap::<TopicId, pbi::PolledTopic>::new();
-    for partition in &poll.held {
-        topics.entry(partition.topic).or_default().partitions.push(partition.partition.0);
+    for (partition, floor) in &poll.held {
+        let topic = topics.entry(partition.topic).or_default();
+        topic.partitions.push(partition.partition.0);
+        topic.commit_floors.push(floor.0);
     }
     for (partition, place) in &poll.places {
         topics.entry(partition.topic).or_default().places.push(pbi::PolledPlace {
@@ -118,7 +120,8 @@ fn poll_of_message(message: pbi::PolledState) -> Result<PollState, ApiError> {
     for topic in message.topics {
         let id = topic_id(&topic.topic_id)?;
         let partition = |number| TopicPartition::new(id, PartitionIndex(number));
-        poll.held.extend(topic.partitions.into_iter().map(partition));
+        let floors = topic.commit_floors.into_iter().chain(std::iter::repeat(0)).map(Offset);
+        poll.held.extend(topic.partitions.into_iter().map(partition).zip(floors));
         poll.places.extend(topic.places.into_iter().map(|place| {
             let leader_epoch = place.leader_epoch.map(LeaderEpoch);
             let (next, delivered) = (Offset(place.next_offset), place.delivered);
@@ -197,7 +200,7 @@ mod tests {
             group in "[a-zü]{1,40}",
             instance in proptest::option::of("[a-z]{1,256}"),
             attachment in any::<i64>(),
-            held in proptest::collection::btree_set((0..3_u8, 0..9_i32), 0..20),
+            held in proptest::collection::btree_map((0..3_u8, 0..9_i32), any::<i64>(), 0..20),
             places in proptest::collection::btree_map((0..3_u8, 0..9_i32), (any::<i64>(), proptest::option::of(0..9_i32), any::<bool>()), 0..9),
             settings in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40)),
             flipped in any::<prop::sample::Index>(),
@@ -208,7 +211,7 @@ mod tests {
             };
             let poll = settings.map(|settings| PollState {
                 epoch: GroupEpoch(3),
-                held: held.into_iter().map(|(topic, number)| partition(topic, number)).collect(),
+                held: held.into_iter().map(|((topic, number), floor)| (partition(topic, number), Offset(floor))).collect(),
                 places: places.into_iter().map(|((topic, number), of)| (partition(topic, number), place(of))).collect(),
                 settings,
             });
@@ -239,6 +242,10 @@ mod tests {
             poll: Some(PollState { places: places(count), ..PollState::default() }),
         };
         assert!(token(2_000).seal(&KEY).is_ok());
+        // So is one of before floors were in it.
+        let mut old = poll_message(&PollState { held: [(partition(1, 3), Offset(9))].into(), ..PollState::default() });
+        old.topics[0].commit_floors.clear();
+        assert_eq!(poll_of_message(old).unwrap().held, [(partition(1, 3), Offset::ZERO)].into());
         assert_eq!(token(10_000).seal(&KEY).unwrap_err().reason(), Reason::QuotaExceeded);
     }
 }

@@ -14,8 +14,6 @@ use crate::reading::{Fetched, ReadPosition};
 
 /// Records of an answer, where the client does not say.
 const RECORDS_DEFAULT: i32 = 500;
-/// What an answer has beside records: the token, and in each partition its name.
-const ANSWER_OVERHEAD: usize = 96 << 10;
 
 /// `now`: milliseconds since 1970.
 pub(super) fn poll(asked: pb::PollGroupRequest, caller: &Caller, now: i64) -> Result<PollRequest, ApiError> {
@@ -45,7 +43,6 @@ pub(super) fn poll(asked: pb::PollGroupRequest, caller: &Caller, now: i64) -> Re
         ..pb::FetchRequest::default()
     };
     let mut read = fetch(read, now)?;
-    read.options = read.options.within(ANSWER_OVERHEAD.min(read.options.shape.message_bytes_max / 2));
     if settings.options.is_none_or(|options| options.out_of_range == 0) {
         read.options.out_of_range = super::group_requests::out_of_range(settings.start);
     }
@@ -83,11 +80,21 @@ fn check_join(join: &pb::ConsumeJoin) -> Result<(), ApiError> {
 
 /// The answer to a poll.
 pub(super) fn polled(polled: Polled) -> pb::PollGroupResponse {
-    let Polled { member_id, token, fetched, resets: moved, failures, owned, revoked, cause, refused } = polled;
-    let answer = fetched.map(read_answers::fetched).unwrap_or_default();
-    let pb::FetchResponse { chunks, mut resets, mut errors } = answer;
+    let Polled {
+        member_id,
+        token,
+        fetched,
+        resets: moved,
+        failures,
+        failure_bytes_max,
+        owned,
+        revoked,
+        cause,
+        refused,
+    } = polled;
+    let errors = read_answers::failures_within(failures, failure_bytes_max);
+    let pb::FetchResponse { chunks, mut resets, errors: _ } = fetched.map(read_answers::fetched).unwrap_or_default();
     resets.extend(moved.into_iter().map(read_answers::reset));
-    errors.extend(failures.into_iter().map(read_answers::failure));
     let revoked: Vec<_> = revoked.iter().map(read_answers::partition).collect();
     let lost = || pb::PartitionsRevoked { partitions: revoked.clone(), cause: revocation_cause(cause).into() };
     pb::PollGroupResponse {

@@ -36,16 +36,21 @@ pub(super) fn event(event: ReadEvent) -> pb::ReadResponse {
 /// An answer with as many of the failures as there is room for.
 pub(super) fn fetched(fetched: Fetched) -> pb::FetchResponse {
     let Fetched { chunks, resets, failures, failure_bytes_max, gate: _ } = fetched;
-    let mut left = failure_bytes_max;
+    pb::FetchResponse {
+        chunks: chunks.into_iter().map(chunk).collect(),
+        resets: resets.into_iter().map(reset).collect(),
+        errors: failures_within(failures, failure_bytes_max),
+    }
+}
+
+/// Those of the failures that `bytes_max` have room for.
+pub(super) fn failures_within(failures: Vec<PartitionFailure>, bytes_max: usize) -> Vec<pb::PartitionError> {
+    let mut left = bytes_max;
     let fits = |error: &pb::PartitionError| {
         left = left.saturating_sub(error.encoded_len() + MESSAGE_OVERHEAD);
         left > 0
     };
-    pb::FetchResponse {
-        chunks: chunks.into_iter().map(chunk).collect(),
-        resets: resets.into_iter().map(reset).collect(),
-        errors: failures.into_iter().map(failure).filter(fits).collect(),
-    }
+    failures.into_iter().map(failure).filter(fits).collect()
 }
 
 pub(super) fn offsets(found: Vec<LookedUp>) -> pb::ListOffsetsResponse {

@@ -84,7 +84,7 @@ pub(super) fn options(options: Option<pb::ReadOptions>) -> Result<Options, ApiEr
     if batches && options.metadata_only {
         return Err(ApiError::field("options.metadata_only", "cannot be used with whole batches"));
     }
-    let shape = Shape { batches, metadata_only: options.metadata_only, message_bytes_max, record_bytes };
+    let shape = Shape { batches, metadata_only: options.metadata_only, message_bytes_max, taken: 0, record_bytes };
     Ok(Options { shape, out_of_range })
 }
 

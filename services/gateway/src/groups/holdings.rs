@@ -8,10 +8,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use walser_group::{CommittedOffset, GroupEpoch};
 use walser_model::{Offset, TopicPartition};
-use walser_rpc::{ApiError, Reason};
+use walser_rpc::ApiError;
 
 use crate::metadata::TopicView;
 use crate::reading::{PartitionName, Progress, ReadPosition, Target};
+
+use super::commit_floor::CommitFloor;
 
 /// Fewer partitions are looked at one by one.
 const TOUCHED_MAX: usize = 1_000;
@@ -35,8 +37,7 @@ pub(super) struct Holding {
     next: (ReadPosition, i32),
     /// Where reading began, once it is known.
     pub(super) began: Option<i64>,
-    /// Nothing below may be committed: it was not read here.
-    floor: i64,
+    floor: CommitFloor,
     /// What was sent of it last, as the next offset.
     sent_to: Option<i64>,
     /// Since when something of that is not committed.
@@ -101,7 +102,7 @@ impl Holding {
             in_trouble: false,
             next,
             began,
-            floor: began.unwrap_or(0),
+            floor: CommitFloor::of(began.map(Offset)),
             sent_to: None,
             outstanding_since: None,
             sent_in: 0,
@@ -128,7 +129,7 @@ impl Holding {
             self.began = Some(offset);
         }
         if self.sent_to.is_none() {
-            self.floor = self.floor.max(offset);
+            self.floor.begin(Offset(offset));
         }
         self.end_offset = self.end_offset.max(offset);
     }
@@ -136,7 +137,8 @@ impl Holding {
     /// It is read on from elsewhere, as the client wants: what lies there may be committed.
     pub(super) fn seek(&mut self, place: ReadPosition) {
         self.next = (place, -1);
-        (self.floor, self.sent_to, self.unprocessed, self.outstanding_since) = (0, None, None, None);
+        (self.floor, self.sent_to) = (CommitFloor::default(), None);
+        (self.unprocessed, self.outstanding_since) = (None, None);
         if self.announced {
             self.began = None;
         }
@@ -145,7 +147,7 @@ impl Holding {
     /// Its reader goes on elsewhere: records are gone.
     pub(super) fn moved(&mut self, offset: i64) {
         self.next = (ReadPosition::Offset(offset), -1);
-        self.floor = self.floor.min(offset);
+        self.floor.move_to(Offset(offset));
         self.caught_up = false;
     }
 
@@ -201,20 +203,9 @@ impl Holding {
     /// Whether an offset may be committed.
     ///
     /// # Errors
-    /// It is none, or lies before everything that was read here: another member may have committed more since.
+    /// As [`CommitFloor::check`].
     pub(super) fn check(&self, offset: Offset) -> Result<(), ApiError> {
-        if offset < Offset::ZERO {
-            return Err(ApiError::field("offset", format!("is {offset}; it must be at least 0")));
-        }
-        if offset.0 >= self.floor {
-            return Ok(());
-        }
-        let text = format!(
-            "offset {offset} was read under an earlier assignment: this one began at {}; to go back, seek first",
-            self.floor
-        );
-        let failure = ApiError::new(Reason::PartitionNotOwned, text).with("partition", self.name.partition);
-        Err(failure.with("topic", &self.name.topic).with("startOffset", self.floor))
+        self.floor.check(&self.name, offset)
     }
 
     /// Where it stands.
@@ -329,6 +320,7 @@ impl Holdings {
 #[cfg(test)]
 mod tests {
     use walser_model::PartitionIndex;
+    use walser_rpc::Reason;
 
     use super::*;
     use crate::metadata::topic_of_a_test;

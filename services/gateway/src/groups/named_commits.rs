@@ -35,7 +35,17 @@ impl NamedCommits {
         }
     }
 
-    /// The coordinator has refused one.
+    /// Refuses those that do not pass.
+    pub(super) fn check(&mut self, check: impl Fn(&PartitionName, &OffsetToCommit) -> Result<(), ApiError>) {
+        for (partition, offset) in std::mem::take(&mut self.to_commit) {
+            match self.names.get(&partition).map_or(Ok(()), |of| check(of, &offset)) {
+                Ok(()) => drop(self.to_commit.insert(partition, offset)),
+                Err(failure) => self.refuse(&partition, failure),
+            }
+        }
+    }
+
+    /// One is refused.
     pub(super) fn refuse(&mut self, partition: &TopicPartition, failure: ApiError) {
         let of = self.names.get(partition).cloned();
         self.refused.extend(of.map(|of| PartitionFailure { of, failure }));

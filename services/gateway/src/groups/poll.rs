@@ -5,8 +5,9 @@
 //! again with the same token; the coordinator takes the token of the last call, or the one before until it has been used.
 
 mod places;
+mod room;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use walser_rpc::{ApiError, MemberRequest, MemberToken, PollState, SealedToken};
 use crate::reading::{FetchRequest, Fetched, PartitionFailure, PartitionName, ReadPosition, Reset};
 
 use super::Groups;
+use super::commit_floor::CommitFloor;
 use super::commits::OFFSETS_MAX;
 use super::hosted_shard::HostedShard;
 use super::membership::{MemberCalls, PATIENCE, attached, is_no_member};
@@ -60,9 +62,12 @@ pub(crate) struct Polled {
     pub(crate) token: String,
     /// `None`: the member has nothing that can be read now.
     pub(crate) fetched: Option<Fetched>,
-    /// Positions that were moved, and partitions that cannot be read now, beside those of `fetched`.
+    /// Positions that were moved, beside those of `fetched`.
     pub(crate) resets: Vec<Reset>,
+    /// Partitions that cannot be read now. Those that do not fit are found again by the next call.
     pub(crate) failures: Vec<PartitionFailure>,
+    /// Bytes that they may take in the answer.
+    pub(crate) failure_bytes_max: usize,
     pub(crate) owned: Vec<PartitionName>,
     /// Lost since the last answer.
     pub(crate) revoked: Vec<PartitionName>,
@@ -109,24 +114,24 @@ impl Groups {
             let released = poller.current.revoking.clone();
             (_, poller.current) = poller.calls.clone().release(released).await?;
         }
-        let mut places = poller.standing();
-        let PolledRead { fetched, resets, failures } =
-            self.read_polled(&mut poller, &mut places, &asked, until).await?;
+        let mut standing = poller.standing();
+        let PolledRead { fetched, resets, failures, failure_bytes_max } =
+            self.read_polled(&mut poller, &mut standing, (&asked, &refused), until).await?;
         if let Some(fetched) = &fetched {
-            self.advance(&mut places, fetched);
+            self.advance(&mut standing, fetched);
         }
-        let held: BTreeSet<TopicPartition> = poller.current.assigned.keys().copied().collect();
-        places.retain(|partition, _| held.contains(partition));
-        let revoked: Vec<_> = poller.before.held.difference(&held).filter_map(|it| self.name_of(it)).collect();
-        let owned = held.iter().filter_map(|partition| self.name_of(partition)).collect();
-        let poll = PollState { epoch: poller.current.epoch, held, places, settings: asked.settings };
+        let held = standing.held(&poller.current.assigned);
+        let lost = poller.before.held.keys().filter(|partition| !held.contains_key(partition));
+        let revoked: Vec<_> = lost.filter_map(|partition| self.name_of(partition)).collect();
+        let owned = held.keys().filter_map(|partition| self.name_of(partition)).collect();
+        let poll = PollState { epoch: poller.current.epoch, held, places: standing.places, settings: asked.settings };
         let (member_id, key) = (poller.of.member.to_string(), poller.key);
         let token = MemberToken { member: poller.of, poll: Some(poll) }.seal(&key)?;
         if let Some(mut unknown) = poller.unknown {
             unknown.0 = None;
         }
         let cause = RevocationCause::Rebalance;
-        Ok(Polled { member_id, token, fetched, resets, failures, owned, revoked, cause, refused })
+        Ok(Polled { member_id, token, fetched, resets, failures, failure_bytes_max, owned, revoked, cause, refused })
     }
 
     /// Ends the membership that a token is of. One that is gone has ended.
@@ -195,6 +200,11 @@ impl Groups {
             commits.add(name, OffsetToCommit { partition: *partition, offset, leader_epoch, metadata });
         }
         commits.resolve(&self.topics, asked.commits.clone()).await;
+        commits.check(|of, offset| match poller.before.held.get(&offset.partition) {
+            Some(floor) => CommitFloor::of(Some(*floor)).check(of, offset.offset),
+            // The coordinator says whose it is.
+            None => Ok(()),
+        });
         let to_commit: Vec<_> = std::mem::take(&mut commits.to_commit).into_values().collect();
         for part in to_commit.chunks(OFFSETS_MAX) {
             let epoch = poller.before.epoch;

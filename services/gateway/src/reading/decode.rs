@@ -164,17 +164,19 @@ fn unreadable(offset: Offset, resume: Offset, detail: impl std::fmt::Display) ->
     ApiError::new(Reason::BatchUnreadable, text).with("offset", offset).with("resumeOffset", resume)
 }
 
-fn above_limit(what: &str, offset: Offset, size: usize, limit: usize) -> ApiError {
+fn above_limit(what: &str, offset: Offset, size: usize, shape: Shape) -> ApiError {
+    let (limit, beside) = (shape.message_bytes_max, shape.taken + CHUNK_OVERHEAD);
     let text = format!(
-        "the {what} at offset {offset} has {size} bytes, the client takes messages of {limit}; raise its receive \
-         limit and max_message_bytes"
+        "the {what} at offset {offset} has {size} bytes, and {beside} more come with it; the client takes messages of {limit} \
+         bytes: raise its receive limit and max_message_bytes to {} bytes or more",
+        size + beside
     );
     let failure = ApiError::new(Reason::RecordExceedsClientLimit, text).with("offset", offset);
     failure.with("sizeBytes", size).with("limitBytes", limit)
 }
 
 fn whole(batches: Bytes, from: Offset, end: Option<Offset>, shape: Shape) -> Result<Decoded, ApiError> {
-    let room = shape.message_bytes_max.saturating_sub(CHUNK_OVERHEAD);
+    let room = shape.room().saturating_sub(CHUNK_OVERHEAD);
     let mut out = Decoded { next_offset: from.0, ..Decoded::default() };
     let mut taken = 0;
     for item in Batches::of(batches.clone()) {
@@ -185,7 +187,7 @@ fn whole(batches: Bytes, from: Offset, end: Option<Offset>, shape: Shape) -> Res
         }
         if taken + batch.len() > room {
             if taken == 0 {
-                return Err(above_limit("batch", header.base_offset, batch.len(), shape.message_bytes_max));
+                return Err(above_limit("batch", header.base_offset, batch.len(), shape));
             }
             break;
         }
@@ -275,9 +277,9 @@ impl Taking {
             record.value = None;
         }
         let size = (self.shape.record_bytes)(&record);
-        let room = self.shape.message_bytes_max.saturating_sub(CHUNK_OVERHEAD);
+        let room = self.shape.room().saturating_sub(CHUNK_OVERHEAD);
         if self.out.size_bytes + size > room {
-            return Err(Undecoded::Failed(above_limit("record", offset, size, self.shape.message_bytes_max)));
+            return Err(Undecoded::Failed(above_limit("record", offset, size, self.shape)));
         }
         self.out.items += items;
         self.out.cost += decoded_cost(0, items);
@@ -299,7 +301,7 @@ mod tests {
     use super::*;
 
     const SHAPE: Shape =
-        Shape { batches: false, metadata_only: false, message_bytes_max: 64 << 20, record_bytes: bytes_of };
+        Shape { batches: false, metadata_only: false, message_bytes_max: 64 << 20, taken: 0, record_bytes: bytes_of };
 
     fn bytes_of(record: &Record) -> usize {
         record.value.as_ref().map_or(0, Bytes::len) + 30
@@ -399,6 +401,22 @@ mod tests {
         let taken = decode_all(&run, 0, Amount::whole(1 << 20, usize::MAX)).unwrap();
         assert_eq!((taken.items, taken.next_offset), (MESSAGE_ITEMS_MAX, 55_000));
     }
+
+    #[test]
+    fn of_a_record_that_is_too_large_it_is_said_what_helps() {
+        let mut builder = BatchBuilder::new(Compression::None, 0);
+        builder.append(&RecordFields { timestamp: 1, key: None, value: Some(&[7; 5_000]), headers: &[] });
+        let batch = builder.build(Producer::NONE);
+        let within = |message_bytes_max| {
+            let shape = Shape { message_bytes_max, taken: 4_000, ..SHAPE };
+            decode(batch.clone(), Offset(0), None, shape, Amount::whole(1 << 20, usize::MAX))
+        };
+        let Err(Undecoded::Failed(failure)) = within(8_192) else { panic!("it fits") };
+        assert!(failure.message().contains("the client takes messages of 8192 bytes"), "{failure}");
+        let needed = failure.message().rsplit_once(" to ").unwrap().1.split_once(" bytes or more").unwrap().0;
+        assert_eq!(within(needed.parse().unwrap()).unwrap().record_count, 1, "{failure}");
+    }
+
     #[test]
     fn few_records_of_a_large_batch_do_not_keep_it_in_memory() {
         let mut builder = BatchBuilder::new(Compression::Zstd, 0);

@@ -135,7 +135,7 @@ impl Reading {
             last |= Instant::now() >= until || self.shutdown.begun();
             if last || enough {
                 self.count_consumed(&looked.chunks);
-                let fetched = looked.answer(options.shape.message_bytes_max, self.budget.gate())?;
+                let fetched = looked.answer(options.shape.room(), self.budget.gate())?;
                 fetched.gate.leaves(permit);
                 return Ok(fetched);
             }
@@ -230,7 +230,7 @@ impl Reading {
             }
             // A reset is part of the answer in which its records are, never of a later one.
             let room = options.within(round.answer_bytes() + CHUNK_OVERHEAD);
-            if round.has_answers() && room.shape.message_bytes_max < 2 * CHUNK_OVERHEAD {
+            if round.has_answers() && room.shape.room() < 2 * CHUNK_OVERHEAD {
                 round.full = true;
                 break;
             }

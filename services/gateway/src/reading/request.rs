@@ -60,6 +60,8 @@ pub(crate) struct Shape {
     pub(crate) metadata_only: bool,
     /// Largest message that the reader takes, in bytes.
     pub(crate) message_bytes_max: usize,
+    /// What is in it already.
+    pub(crate) taken: usize,
     /// How many bytes a record takes in a message, in the protocol of the reader.
     pub(crate) record_bytes: fn(&Record) -> usize,
 }
@@ -93,12 +95,21 @@ pub(crate) struct FetchRequest {
     pub(crate) records_max: usize,
 }
 
+// === impl Shape ===
+
+impl Shape {
+    /// Bytes that are left of a message.
+    pub(crate) fn room(&self) -> usize {
+        self.message_bytes_max.saturating_sub(self.taken)
+    }
+}
+
 // === impl Options ===
 
 impl Options {
     /// The same, with room for what is in the answer already.
     pub(crate) fn within(mut self, taken: usize) -> Self {
-        self.shape.message_bytes_max = self.shape.message_bytes_max.saturating_sub(taken);
+        self.shape.taken = self.shape.taken.saturating_add(taken);
         self
     }
 }

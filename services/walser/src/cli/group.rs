@@ -114,7 +114,7 @@ pub(crate) struct GroupResetArgs {
     /// Group
     #[arg(value_name = "GROUP", add = ArgValueCompleter::new(complete::groups))]
     pub(crate) group: String,
-    /// Topic (repeatable); those with committed offsets, if not given
+    /// Topic (repeatable); if not given, all that the group reads, as `walser group describe` lists them
     #[arg(short = 't', long = "topic", value_name = "TOPIC", add = ArgValueCompleter::new(complete::topics), conflicts_with = "offset")]
     pub(crate) topics: Vec<String>,
     /// Partition of the one topic (repeatable); all, if not given
@@ -175,13 +175,13 @@ pub(crate) struct GroupDeleteOffsetsArgs {
 #[command(group = ArgGroup::new("which").required(true).args(["member", "instance"]))]
 #[command(after_help = "\
 Examples:
-  walser group remove-member billing 7c1e6b1c-52a6-4a5e-9d53-3f0f3e1f9f1f
+  walser group remove-member billing 7c1e6b1c
   walser group remove-member billing --instance billing-0")]
 pub(crate) struct GroupRemoveMemberArgs {
     /// Group
     #[arg(value_name = "GROUP", add = ArgValueCompleter::new(complete::groups))]
     pub(crate) group: String,
-    /// Member, as described
+    /// Member, as described; the beginning of its id is enough
     #[arg(value_name = "MEMBER")]
     pub(crate) member: Option<String>,
     /// The member with this static id

@@ -3,10 +3,10 @@
 mod look;
 mod show;
 
-use std::collections::HashSet;
 use std::process::ExitCode;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use walser_client::{ApiError, Reason};
 use walser_proto::v1 as pb;
 use walser_proto::v1::reset_group_offsets_request::To;
 
@@ -17,7 +17,7 @@ use crate::cli::{
     GroupCommand, GroupDeleteArgs, GroupDeleteOffsetsArgs, GroupDescribeArgs, GroupLagArgs, GroupListArgs,
     GroupRemoveMemberArgs, GroupResetArgs, GroupStateName, PlacedOffset,
 };
-use crate::error::CliError;
+use crate::error::{CliError, NOT_FOUND};
 use crate::names::Named;
 use crate::output;
 use crate::server::Server;
@@ -44,12 +44,13 @@ async fn list(arguments: &GroupListArgs) -> Result<(), CliError> {
     let server = Server::of(&arguments.output.server)?;
     let states: Vec<_> = arguments.state.iter().map(|name| wire_state(*name)).collect();
     let mut all = look::list(&server, &states).await?;
-    if !arguments.names.is_empty() {
-        let names: Vec<String> = all.iter().map(|group| group.name.clone()).collect();
-        let wanted: HashSet<_> = Named::Group.known(&arguments.names, &names)?.into_iter().collect();
-        all.retain(|group| wanted.contains(&group.name));
+    let known = all.iter().map(|group| group.name.clone()).collect();
+    let selected = Named::Group.select(&arguments.names, known)?;
+    all.retain(|group| selected.has(&group.name));
+    if selected.can_be_shown() {
+        show_list(arguments.output.output, &all)?;
     }
-    show_list(arguments.output.output, &all)
+    selected.all_there()
 }
 
 async fn describe(arguments: &GroupDescribeArgs) -> Result<(), CliError> {
@@ -63,19 +64,35 @@ async fn lag(arguments: &GroupLagArgs) -> Result<(), CliError> {
     let server = Server::of(&arguments.output.server)?;
     let (form, all) = (arguments.output.output, arguments.names.is_empty());
     let measure = async |name: String| {
-        let group = look::get(&server, &name).await?;
+        let Some(group) = look::find(&server, &name).await? else { return Ok(Err(name)) };
         let offsets = if all { Vec::new() } else { look::offsets(&server, &name).await? };
-        Ok::<_, CliError>((pb::Group { members: Vec::new(), ..group }, offsets))
+        Ok::<_, CliError>(Ok((pb::Group { members: Vec::new(), ..group }, offsets)))
     };
     let look = async || {
         let names = match all {
             true => look::list(&server, &[]).await?.into_iter().map(|group| group.name).collect(),
-            false => look::matching(&server, &arguments.names).await?,
+            false => look::selected(&server, &arguments.names).await?,
         };
         let measured: Vec<_> = names.into_iter().map(&measure).collect();
         stream::iter(measured).buffered(CONCURRENT_MAX).try_collect::<Vec<_>>().await
     };
-    shown(arguments.watch.watch, form, look, |lags| show_lags(form, lags)).await
+    let show = |measured: &Vec<Result<_, String>>| {
+        let lags: Vec<_> = measured.iter().flatten().collect();
+        // One of all that is gone meanwhile was not asked for.
+        let missing: Vec<_> = measured.iter().filter_map(|it| it.as_ref().err()).filter(|_| !all).cloned().collect();
+        if missing.is_empty() || !lags.is_empty() {
+            show_lags(form, &lags)?;
+        }
+        match Named::Group.all_there(&missing, []) {
+            // It may come.
+            Err(missing) if arguments.watch.watch.is_some() => {
+                missing.show();
+                Ok(())
+            }
+            complete => complete,
+        }
+    };
+    shown(arguments.watch.watch, form, look, show).await
 }
 
 async fn reset(arguments: GroupResetArgs) -> Result<(), CliError> {
@@ -141,10 +158,19 @@ async fn delete_offsets(arguments: GroupDeleteOffsetsArgs) -> Result<(), CliErro
 async fn remove_member(arguments: GroupRemoveMemberArgs) -> Result<(), CliError> {
     let server = Server::of(&arguments.server)?;
     let GroupRemoveMemberArgs { group, member, instance, .. } = arguments;
-    let (member_id, instance_id) = (member.unwrap_or_default(), instance.unwrap_or_default());
+    let (member_id, instance_id) = match member {
+        Some(member) => (look::member(&server, &group, member).await?, String::new()),
+        None => (String::new(), instance.unwrap_or_default()),
+    };
     let named = if member_id.is_empty() { instance_id.clone() } else { member_id.clone() };
     let request = pb::RemoveGroupMemberRequest { group: group.clone(), member_id, instance_id };
-    server.answered(server.client.groups().remove_group_member(request).await)?;
+    if let Err(status) = server.client.groups().remove_group_member(request).await {
+        let failure = ApiError::from(status);
+        let unknown = failure.reason() == Reason::SessionExpired;
+        let error = server.failed(failure);
+        let help = format!("`walser group describe {group}` shows the members that it has.");
+        return Err(if unknown { error.with_code(NOT_FOUND).with_help(help) } else { error });
+    }
     output::data(&format!("removed {named} from {group}"));
     output::note("If its client still runs it joins again: stop it first to keep it out.");
     Ok(())

@@ -94,12 +94,13 @@ async fn list(arguments: TopicListArgs) -> Done {
     // A topic of Walser itself that is named is meant.
     let internal = arguments.internal || arguments.names.iter().any(|name| name.starts_with(RESERVED_PREFIX));
     let mut all = topics::list(&server, stats, internal).await?;
-    if !arguments.names.is_empty() {
-        let names: Vec<String> = all.iter().map(|topic| topic.name.clone()).collect();
-        let wanted: std::collections::HashSet<_> = Named::Topic.known(&arguments.names, &names)?.into_iter().collect();
-        all.retain(|topic| wanted.contains(&topic.name));
+    let known = all.iter().map(|topic| topic.name.clone()).collect();
+    let selected = Named::Topic.select(&arguments.names, known)?;
+    all.retain(|topic| selected.has(&topic.name));
+    if selected.can_be_shown() {
+        show_list(arguments.output.output, &all)?;
     }
-    show_list(arguments.output.output, &all)
+    selected.all_there().map(|()| ExitCode::SUCCESS)
 }
 
 async fn alter(arguments: TopicAlterArgs) -> Done {

@@ -351,6 +351,35 @@ fn a_member_that_polls_comes_with_the_last_token_or_the_one_before_until_that_is
     assert_eq!(reason(poll(&mut tested, &third)), "SESSION_EXPIRED");
 }
 
+#[test]
+fn a_request_that_comes_late_fences_no_client_that_has_had_the_answer_to_another_one() {
+    let mut tested = Tested::new(vec![present("orders", 1, 2)]);
+    let first = tested.try_join(Join { gateway: None, ..join("a", &["orders"]) }).unwrap();
+    let attach = |member: &MemberRef| Attach {
+        member: member.clone(),
+        subscription: None,
+        revocation_timeout: None,
+        gateway: None,
+    };
+    let poll = |tested: &mut Tested, of: &MemberRef| {
+        let attached = tested.run(|shard, now, out| shard.attach(now, attach(of), out))?;
+        Ok::<_, GroupError>(MemberRef { attachment: attached.attachment, ..of.clone() })
+    };
+    // Asked three times: the client has the second answer.
+    let [lost, second, late] = [0; 3].map(|_| poll(&mut tested, &first).unwrap());
+    let third = poll(&mut tested, &second).unwrap();
+    for other in [&first, &lost, &late] {
+        assert_eq!(reason(poll(&mut tested, other)), "MEMBER_FENCED", "the client goes on from the second one");
+    }
+    let epoch = tested.current(&third).epoch.0;
+    assert_eq!(reason(tested.commit(&late, epoch, offset(partition(1, 0), 9))), "MEMBER_FENCED");
+    // A stream that has used its attachment is the only one.
+    let stream = tested.attach(&third).unwrap();
+    let again = tested.attach(&third).unwrap();
+    tested.run(|shard, now, _| shard.heartbeat(now, &again)).unwrap();
+    assert_eq!(reason(tested.attach(&stream)), "MEMBER_FENCED");
+}
+
 /// Joins, commits and a takeover of ten thousand members cost what their groups cost.
 #[test]
 fn ten_thousand_members_in_a_thousand_groups() {

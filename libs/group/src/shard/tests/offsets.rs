@@ -23,6 +23,37 @@ fn a_commit_needs_the_partition_in_the_epoch_in_which_it_was_assigned() {
 }
 
 #[test]
+fn a_poll_that_is_repeated_has_committed_what_it_has_released() {
+    let mut tested = Tested::new(vec![present("orders", 1, 2)]);
+    let first = tested.try_join(Join { gateway: None, ..join("a", &["orders"]) }).unwrap();
+    let poll = |tested: &mut Tested, of: &MemberRef| {
+        let attach = Attach { member: of.clone(), subscription: None, revocation_timeout: None, gateway: None };
+        let attached = tested.run(|shard, now, out| shard.attach(now, attach, out)).unwrap();
+        MemberRef { attachment: attached.attachment, ..of.clone() }
+    };
+    let epoch = tested.current(&first).epoch.0;
+    let other = tested.join("b", &["orders"]);
+    let moving = *tested.current(&first).revoking.keys().next().unwrap();
+    let lost = poll(&mut tested, &first);
+    tested.commit(&lost, epoch, offset(moving, 7)).unwrap();
+    tested.release(&lost);
+    // The other one goes on before the poll comes again.
+    let next = tested.current(&other).epoch.0;
+    tested.commit(&other, next, offset(moving, 9)).unwrap();
+    for _ in 0..2 {
+        let again = poll(&mut tested, &first);
+        tested.commit(&again, epoch, offset(moving, 7)).unwrap();
+        assert_eq!(reason(tested.commit(&again, epoch, offset(moving, 8))), "PARTITION_NOT_OWNED");
+        tested.release(&again);
+    }
+    let committed = tested.shard.committed(&first.group, &moving).unwrap().offset;
+    assert_eq!(committed, Offset(9), "a repetition changes nothing");
+    let answered = poll(&mut tested, &first);
+    let second = poll(&mut tested, &answered);
+    assert_eq!(reason(tested.commit(&second, epoch, offset(moving, 7))), "PARTITION_NOT_OWNED", "not a repetition");
+}
+
+#[test]
 fn an_older_commit_of_the_same_attachment_is_refused() {
     let mut tested = Tested::new(vec![present("orders", 1, 1)]);
     let a = tested.join("a", &["orders"]);

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_group::{CommittedOffset, GroupDescription, GroupId, MemberId};
-use walser_model::{Offset, PartitionIndex, TopicPartition};
+use walser_group::{CommittedOffset, GroupDescription, GroupId, LogEnds, MemberId, partitions_read, total_lag};
+use walser_model::{Offset, TopicPartition};
 use walser_rpc::{ApiError, OffsetQuery};
 
-use crate::leaders::{LogEnds, Lookup};
+use crate::leaders::Lookup;
 use crate::metadata::TopicView;
 use crate::reading::PartitionName;
 
@@ -37,18 +37,18 @@ impl PartitionLag {
         (&self.of.topic, self.of.partition)
     }
 
-    /// What the group reads next: where nothing is committed that is known only of a partition without records.
-    fn next(&self) -> Option<Offset> {
-        let LogEnds { log_start, end } = self.ends?;
-        match &self.committed {
-            Some(committed) => Some(committed.offset.max(log_start)),
-            None => (log_start >= end).then_some(end),
-        }
+    fn committed_offset(&self) -> Option<Offset> {
+        self.committed.as_ref().map(|committed| committed.offset)
     }
 
-    /// Offsets from what is read next to the end of the log. Behind the end it is not known what was read.
+    /// What the group reads next.
+    fn next(&self) -> Option<Offset> {
+        self.ends?.next_read(self.committed_offset())
+    }
+
+    /// Offsets that are left to read.
     pub(crate) fn offsets(&self) -> Option<i64> {
-        Some(self.ends?.end.since(self.next()?)).filter(|lag| *lag >= 0)
+        self.ends?.lag(self.committed_offset())
     }
 
     /// Whether its lag counts offsets of which records may be gone.
@@ -58,12 +58,12 @@ impl PartitionLag {
 }
 
 /// The sum of lags; `None` where one is not known.
-pub(crate) fn total<'a>(mut lags: impl Iterator<Item = &'a PartitionLag>) -> Option<i64> {
-    lags.try_fold(0_i64, |sum, lag| Some(sum.saturating_add(lag.offsets()?)))
+pub(crate) fn total<'a>(lags: impl Iterator<Item = &'a PartitionLag>) -> Option<i64> {
+    total_lag(lags.map(PartitionLag::offsets))
 }
 
 impl GroupAdmin {
-    /// What a group has committed, and its members hold, by topic name and partition.
+    /// The partitions that a group reads, by topic name and number.
     pub(crate) async fn partitions(&self, group: &GroupDescription) -> Result<Vec<PartitionLag>, ApiError> {
         let id = &group.summary.group;
         let mut committed: BTreeMap<_, _> = self.committed(id).await?.into_iter().collect();
@@ -71,15 +71,7 @@ impl GroupAdmin {
         for member in &group.members {
             owners.extend(member.current.held().map(|partition| (*partition, member.member.clone())));
         }
-        let mut all: BTreeSet<TopicPartition> = committed.keys().chain(owners.keys()).copied().collect();
-        // Of a topic that it reads, also the partitions of which nothing is committed: nobody may have read them.
-        let view = self.metadata.view();
-        let topics: BTreeSet<_> =
-            all.iter().filter_map(|partition| view.topic(partition.topic)).map(|it| it.id).collect();
-        for topic in topics {
-            let count = view.topic(topic).map_or(0, |topic| topic.value.partition_count);
-            all.extend((0..count).map(|number| TopicPartition::new(topic, PartitionIndex(number))));
-        }
+        let all = self.read_of(committed.keys().chain(owners.keys()).copied());
         let found = all.into_iter().filter_map(|partition| {
             let (topic, of) = self.named(&partition)?;
             let (committed, member) = (committed.remove(&partition), owners.remove(&partition));
@@ -88,6 +80,12 @@ impl GroupAdmin {
         let mut found: Vec<_> = found.collect();
         found.sort_unstable_by(|one, other| one.place().cmp(&other.place()));
         Ok(found)
+    }
+
+    /// The partitions that a group reads. `touched`: what it has committed, and what its members hold.
+    pub(super) fn read_of(&self, touched: impl Iterator<Item = TopicPartition>) -> BTreeSet<TopicPartition> {
+        let view = self.metadata.view();
+        partitions_read(touched, |topic| view.topic(topic).map(|topic| topic.value.partition_count))
     }
 
     /// All committed offsets of a group.

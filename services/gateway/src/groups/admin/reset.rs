@@ -1,14 +1,14 @@
 //! Moving committed offsets: a plan is made from what is committed and what the logs have, and carried out as a whole.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use walser_group::{CommittedOffset, GroupId, OffsetMove, OffsetToCommit};
+use walser_group::{CommittedOffset, GroupId, LogEnds, OffsetMove, OffsetToCommit};
 use walser_model::{Offset, PartitionIndex, TopicPartition};
 use walser_rpc::{ApiError, CoordinatorClient, OffsetQuery, Reason};
 
 use crate::groups::request::OffsetCommit;
-use crate::leaders::{LogEnds, Lookup};
+use crate::leaders::Lookup;
 use crate::metadata::TopicView;
 use crate::reading::{PartitionName, ReadPosition};
 use crate::router::checked_partition;
@@ -33,7 +33,7 @@ pub(crate) enum ResetTo {
 #[derive(Debug, Clone)]
 pub(crate) struct ResetGroup {
     pub(crate) group: GroupId,
-    /// Empty: those with committed offsets.
+    /// Empty: those that the group reads.
     pub(crate) topics: Vec<String>,
     /// Of the one topic; empty: all.
     pub(crate) partitions: Vec<i32>,
@@ -114,7 +114,7 @@ impl GroupAdmin {
 
     /// The partitions that may move, by id.
     async fn wanted(&self, reset: &ResetGroup, known: &Known<'_>) -> Result<Vec<Wanted>, ApiError> {
-        let ResetGroup { topics, partitions, to, .. } = reset;
+        let ResetGroup { group, topics, partitions, to, .. } = reset;
         let mut wanted = BTreeMap::new();
         for topic in topics.iter().collect::<BTreeSet<_>>() {
             topics::own_name(topic)?;
@@ -133,21 +133,33 @@ impl GroupAdmin {
             }
         }
         if topics.is_empty() {
-            let all: HashSet<&TopicPartition> = match to {
-                ResetTo::Offsets(_) => known.given.keys().collect(),
-                ResetTo::Group(_) => known.others.keys().collect(),
-                ResetTo::Position(_) | ResetTo::Shift(_) => known.committed.keys().collect(),
+            let all: BTreeSet<TopicPartition> = match to {
+                ResetTo::Offsets(_) => known.given.keys().copied().collect(),
+                ResetTo::Group(_) => known.others.keys().copied().collect(),
+                ResetTo::Position(_) | ResetTo::Shift(_) => self.read_by(group, known.committed).await?,
             };
             for partition in all {
                 // A topic that is gone has nothing to read any more.
-                if let Some((topic, _)) = self.named(partition) {
-                    wanted.insert(*partition, topic);
+                if let Some((topic, _)) = self.named(&partition) {
+                    wanted.insert(partition, topic);
                 }
             }
         }
         // Those that stay need no leader.
         wanted.retain(|partition, _| known.concerns(partition, to));
         Ok(wanted.into_iter().collect())
+    }
+
+    /// What a group reads, also of partitions of which nothing is committed: left out, they would begin where the members say,
+    /// whatever the reset was for.
+    async fn read_by(
+        &self,
+        group: &GroupId,
+        committed: &HashMap<TopicPartition, CommittedOffset>,
+    ) -> Result<BTreeSet<TopicPartition>, ApiError> {
+        let members = self.describe(group).await?.members;
+        let held = members.iter().flat_map(|member| member.current.held());
+        Ok(self.read_of(committed.keys().chain(held).copied()))
     }
 
     /// What the leaders say of partitions; all of them have to answer.

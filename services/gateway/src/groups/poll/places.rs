@@ -10,16 +10,24 @@ use walser_model::{LeaderEpoch, Offset, PartitionIndex, TopicPartition};
 use walser_rpc::{ApiError, PollPlace, Reason};
 
 use crate::groups::Groups;
+use crate::groups::commit_floor::CommitFloor;
+use crate::groups::told_bytes::reset_bytes;
 use crate::metadata::View;
 use crate::reading::{
-    FetchRequest, Fetched, LOOK_UPS_AT_ONCE, OutOfRange, PartitionFailure, PartitionName, ReadPosition, ReadTarget,
-    Reset, Target,
+    FetchRequest, Fetched, LOOK_UPS_AT_ONCE, Options, OutOfRange, PartitionFailure, PartitionName, ReadPosition,
+    ReadTarget, Reset, Target,
 };
 
 use super::{ASSIGNMENT_LOOK, HEARTBEAT, PollRequest, Poller};
 
-/// Places by partition.
-pub(super) type Places = BTreeMap<TopicPartition, PollPlace>;
+/// Where a member stands in what it has, and has had since it was assigned.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    /// Of partitions that stand elsewhere than at what is committed.
+    pub(super) places: BTreeMap<TopicPartition, PollPlace>,
+    /// Of all partitions whose beginning was found.
+    floors: BTreeMap<TopicPartition, CommitFloor>,
+}
 
 /// What a poll has read.
 #[derive(Debug, Default)]
@@ -28,16 +36,61 @@ pub(super) struct PolledRead {
     /// Beside those of `fetched`.
     pub(super) resets: Vec<Reset>,
     pub(super) failures: Vec<PartitionFailure>,
+    /// What all failures may take of the answer.
+    pub(super) failure_bytes_max: usize,
 }
 
 impl Poller {
     /// Where it stands in what it still has, and has had since the last answer.
-    pub(super) fn standing(&self) -> Places {
-        let kept = self.before.places.iter().filter(|(partition, _)| {
+    pub(super) fn standing(&self) -> Standing {
+        let kept = |partition: &TopicPartition| {
             let since = self.current.assigned.get(partition);
             since.is_some_and(|since| *since <= self.before.epoch)
-        });
-        kept.map(|(partition, place)| (*partition, PollPlace { delivered: false, ..*place })).collect()
+        };
+        let places = self.before.places.iter().filter(|(partition, _)| kept(partition));
+        let floors = self.before.held.iter().filter(|(partition, _)| kept(partition));
+        Standing {
+            places: places.map(|(partition, place)| (*partition, PollPlace { delivered: false, ..*place })).collect(),
+            floors: floors.map(|(partition, floor)| (*partition, CommitFloor::of(Some(*floor)))).collect(),
+        }
+    }
+}
+
+impl Standing {
+    /// What the member has, with the lowest offset of each partition that it may commit. What it has no more is forgotten.
+    pub(super) fn held(&mut self, assigned: &AssignedPartitions) -> BTreeMap<TopicPartition, Offset> {
+        self.places.retain(|partition, _| assigned.contains_key(partition));
+        let floor = |partition: &TopicPartition| self.floors.get(partition).copied().unwrap_or_default().offset();
+        assigned.keys().map(|partition| (*partition, floor(partition))).collect()
+    }
+
+    /// Reading of partitions begins at what is committed, or at the place that was found instead.
+    fn begin(
+        &mut self,
+        committed: &BTreeMap<TopicPartition, Option<CommittedOffset>>,
+        begins: &BTreeMap<TopicPartition, Offset>,
+    ) {
+        for (partition, committed) in committed {
+            let committed = committed.as_ref().map(|committed| committed.offset);
+            let begin = committed.or_else(|| begins.get(partition).copied());
+            self.floors.entry(*partition).or_insert_with(|| CommitFloor::of(begin));
+        }
+    }
+
+    /// Reading of a partition goes on elsewhere: records are gone.
+    fn move_to(&mut self, partition: TopicPartition, next: Offset) {
+        self.places.insert(partition, PollPlace { next, leader_epoch: None, delivered: false });
+        if let Some(floor) = self.floors.get_mut(&partition) {
+            floor.move_to(next);
+        }
+    }
+
+    /// Forgets partitions that are gone, or that were taken and given again: they are read from what is committed.
+    fn forget_moved(&mut self, before: &AssignedPartitions, now: &AssignedPartitions) {
+        let stays =
+            |partition: &TopicPartition| before.get(partition).is_some_and(|since| now.get(partition) == Some(since));
+        self.places.retain(|partition, _| stays(partition));
+        self.floors.retain(|partition, _| stays(partition));
     }
 }
 
@@ -46,22 +99,23 @@ impl Groups {
     pub(super) async fn read_polled(
         &self,
         poller: &mut Poller,
-        places: &mut Places,
-        asked: &PollRequest,
+        standing: &mut Standing,
+        (asked, refused): (&PollRequest, &[PartitionFailure]),
         until: Instant,
     ) -> Result<PolledRead, ApiError> {
         let mut resets = Vec::new();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let (targets, mut failures) = self.targets_of(poller, places, asked.start).await?;
+            let (targets, mut failures) = self.targets_of(poller, standing, asked.start).await?;
+            let options = asked.read.options.within(self.told_bytes(poller, standing, asked, (refused, &resets))?);
             let fetched = if targets.is_empty() {
                 tokio::time::sleep(ASSIGNMENT_LOOK.min(left)).await;
                 None
             } else {
-                match self.fetch_polled(targets, asked, left.min(HEARTBEAT)).await {
+                match self.fetch_polled(targets, (asked, options), left.min(HEARTBEAT)).await {
                     Ok(fetched) => Some(fetched),
                     Err(failure) => {
-                        if let Some(reset) = self.diverged(places, asked, None, &failure) {
+                        if let Some(reset) = self.diverged(standing, asked, None, &failure) {
                             resets.push(reset);
                             continue;
                         }
@@ -75,13 +129,20 @@ impl Groups {
                     }
                 }
             };
-            let mut read = PolledRead { fetched, resets, failures };
+            let failure_bytes_max = options.shape.room();
+            let mut read = PolledRead { fetched, resets, failures, failure_bytes_max };
             if let Some(fetched) = &mut read.fetched {
-                let failed = std::mem::take(&mut fetched.failures);
-                for problem in failed {
-                    match self.diverged(places, asked, Some(&problem.of), &problem.failure) {
-                        Some(reset) => read.resets.push(reset),
-                        None => fetched.failures.push(problem),
+                read.failure_bytes_max = fetched.failure_bytes_max;
+                for problem in std::mem::take(&mut fetched.failures) {
+                    // What does not fit is found again by the next call.
+                    let moved = (reset_bytes(&problem.of) <= read.failure_bytes_max)
+                        .then(|| self.diverged(standing, asked, Some(&problem.of), &problem.failure));
+                    match moved.flatten() {
+                        Some(reset) => {
+                            read.failure_bytes_max -= reset_bytes(&reset.of);
+                            read.resets.push(reset);
+                        }
+                        None => read.failures.push(problem),
                     }
                 }
             }
@@ -90,8 +151,11 @@ impl Groups {
             }
             let (_, current) = poller.calls.clone().heartbeat().await?;
             let before = std::mem::replace(&mut poller.current, current);
-            forget_moved(places, &before.assigned, &poller.current.assigned);
+            standing.forget_moved(&before.assigned, &poller.current.assigned);
             if !poller.current.revoking.is_empty() {
+                // It may have got others at once.
+                let told = self.told_bytes(poller, standing, asked, (refused, &read.resets))?;
+                read.failure_bytes_max = asked.read.options.within(told).shape.room();
                 return Ok(read);
             }
             resets = read.resets;
@@ -101,10 +165,10 @@ impl Groups {
     async fn fetch_polled(
         &self,
         targets: Vec<ReadTarget>,
-        asked: &PollRequest,
+        (asked, options): (&PollRequest, Options),
         wait: Duration,
     ) -> Result<Fetched, ApiError> {
-        let FetchRequest { options, bytes_min, bytes_max, records_max, .. } = asked.read;
+        let FetchRequest { bytes_min, bytes_max, records_max, .. } = asked.read;
         let request = FetchRequest { targets, options, wait, bytes_min, bytes_max, records_max };
         self.reading.fetch(&request, None).await
     }
@@ -113,7 +177,7 @@ impl Groups {
     /// wants the error.
     fn diverged(
         &self,
-        places: &mut Places,
+        standing: &mut Standing,
         asked: &PollRequest,
         of: Option<&PartitionName>,
         failure: &ApiError,
@@ -125,8 +189,7 @@ impl Groups {
         let of = of.cloned().or_else(|| partition_of(failure))?;
         let (actual, lost) = (number("divergingOffset")?, number("lostCount").unwrap_or(0));
         let topic = self.metadata.view().topic_named(&of.topic)?.id;
-        let place = PollPlace { next: Offset(actual), leader_epoch: None, delivered: false };
-        places.insert(TopicPartition::new(topic, PartitionIndex(of.partition)), place);
+        standing.move_to(TopicPartition::new(topic, PartitionIndex(of.partition)), Offset(actual));
         Some(Reset { of, requested: Offset(actual.saturating_add(lost)), actual: Offset(actual) })
     }
 
@@ -135,14 +198,15 @@ impl Groups {
     async fn targets_of(
         &self,
         poller: &mut Poller,
-        places: &Places,
+        standing: &mut Standing,
         start: ReadPosition,
     ) -> Result<(Vec<ReadTarget>, Vec<PartitionFailure>), ApiError> {
         let view = self.metadata.view();
         // Of a topic that is gone, or that is not known here yet, nothing can be read.
         let known = |partition: &&TopicPartition| view.topic(partition.topic).is_some();
         let held: Vec<_> = poller.current.assigned.keys().filter(known).copied().collect();
-        let unknown: Vec<_> = held.iter().filter(|partition| !places.contains_key(partition)).copied().collect();
+        let unknown: Vec<_> =
+            held.iter().filter(|partition| !standing.places.contains_key(partition)).copied().collect();
         let mut committed: BTreeMap<_, Option<CommittedOffset>> = BTreeMap::new();
         if !unknown.is_empty() {
             committed.extend(poller.calls.clone().offsets(unknown).await?);
@@ -155,13 +219,14 @@ impl Groups {
             let new = committed.iter().filter(|(_, found)| found.is_none()).map(|(partition, _)| *partition);
             (begins, failures) = self.find_begins(poller, &view, new.collect(), start).await?;
         }
+        standing.begin(&committed, &begins);
         let failed: Vec<_> = failures.iter().map(|failure| failure.of.clone()).collect();
         let target = |partition: TopicPartition| {
             let topic = view.topic(partition.topic)?;
             if failed.contains(&PartitionName::of(topic, partition.partition.0)) {
                 return None;
             }
-            let place = places.get(&partition).map(|place| (place.next, place.leader_epoch));
+            let place = standing.places.get(&partition).map(|place| (place.next, place.leader_epoch));
             let known = committed.get(&partition).and_then(Option::as_ref);
             let place = place.or_else(|| known.map(|known| (known.offset, known.leader_epoch)));
             let place = place.or_else(|| begins.get(&partition).map(|begin| (*begin, None)));
@@ -218,17 +283,17 @@ impl Groups {
     }
 
     /// Moves places behind what was read.
-    pub(super) fn advance(&self, places: &mut Places, fetched: &Fetched) {
+    pub(super) fn advance(&self, standing: &mut Standing, fetched: &Fetched) {
         let view = self.metadata.view();
         for reset in &fetched.resets {
             let Some(topic) = view.topic_named(&reset.of.topic) else { continue };
             let partition = TopicPartition::new(topic.id, PartitionIndex(reset.of.partition));
-            places.insert(partition, PollPlace { next: reset.actual, leader_epoch: None, delivered: false });
+            standing.move_to(partition, reset.actual);
         }
         for chunk in &fetched.chunks {
             let partition = TopicPartition::new(chunk.topic.id, PartitionIndex(chunk.partition));
             let (next, leader_epoch) = (Offset(chunk.content.next_offset), Some(LeaderEpoch(chunk.leader_epoch)));
-            places.insert(partition, PollPlace { next, leader_epoch, delivered: true });
+            standing.places.insert(partition, PollPlace { next, leader_epoch, delivered: true });
         }
     }
 }
@@ -238,8 +303,7 @@ impl PolledRead {
     fn has_news(&self) -> bool {
         let fetched = self.fetched.as_ref();
         let came = fetched.is_some_and(|it| !it.chunks.is_empty() || !it.resets.is_empty());
-        let mut failures = fetched.iter().flat_map(|it| &it.failures).chain(&self.failures);
-        came || !self.resets.is_empty() || failures.any(|failure| !failure.failure.is_transient())
+        came || !self.resets.is_empty() || self.failures.iter().any(|failure| !failure.failure.is_transient())
     }
 }
 
@@ -247,11 +311,6 @@ impl PolledRead {
 fn partition_of(failure: &ApiError) -> Option<PartitionName> {
     let partition = failure.value("partition")?.parse().ok()?;
     Some(PartitionName { topic: failure.value("topic")?.into(), partition })
-}
-
-/// Forgets the places in partitions that are gone, or that were taken and given again: they are read from what is committed.
-fn forget_moved(places: &mut Places, before: &AssignedPartitions, now: &AssignedPartitions) {
-    places.retain(|partition, _| before.get(partition).is_some_and(|since| now.get(partition) == Some(since)));
 }
 
 #[cfg(test)]
@@ -265,10 +324,25 @@ mod tests {
     fn what_was_taken_and_given_again_is_not_read_from_where_it_was() {
         let partition = |number| TopicPartition::new(TopicId::from_bytes([1; 16]), PartitionIndex(number));
         let place = PollPlace { next: Offset(7), leader_epoch: None, delivered: true };
-        let mut places: Places = (0..3).map(|number| (partition(number), place)).collect();
+        let mut standing = Standing {
+            places: (0..3).map(|number| (partition(number), place)).collect(),
+            floors: (0..3).map(|number| (partition(number), CommitFloor::of(Some(Offset(5))))).collect(),
+        };
         let before = (0..3).map(|number| (partition(number), GroupEpoch(4))).collect();
         let now = [(partition(0), GroupEpoch(4)), (partition(1), GroupEpoch(6))].into();
-        forget_moved(&mut places, &before, &now);
-        assert_eq!(places.into_keys().collect::<Vec<_>>(), [partition(0)]);
+        standing.forget_moved(&before, &now);
+        assert_eq!(standing.places.keys().collect::<Vec<_>>(), [&partition(0)]);
+        // It begins anew, where what is committed says.
+        let committed = |offset| CommittedOffset {
+            offset: Offset(offset),
+            leader_epoch: None,
+            metadata: String::new(),
+            committed_at: 0,
+        };
+        standing
+            .begin(&[(partition(0), Some(committed(6))), (partition(1), Some(committed(9)))].into(), &BTreeMap::new());
+        assert_eq!(standing.held(&now), [(partition(0), Offset(5)), (partition(1), Offset(9))].into());
+        standing.move_to(partition(1), Offset(3));
+        assert_eq!(standing.held(&now)[&partition(1)], Offset(3), "its records are gone");
     }
 }

@@ -12,14 +12,13 @@ use walser_rpc::ApiError;
 use crate::groups::commits::OFFSETS_MAX;
 use crate::groups::holdings::Holding;
 use crate::groups::membership::{HeldAt, is_gone};
+use crate::groups::told_bytes::name_bytes;
 use crate::reading::{PartitionName, ReadPosition, in_parts};
 
 use super::ending::Ending;
 use super::{Answered, Assigned, GroupEvent, GroupStream, RevocationCause};
 
-/// Bytes of a partition in a message, beside the name of its topic.
-const NAME_OVERHEAD: usize = 24;
-/// The same with offsets and the id of the topic, and beside the metadata of a commit.
+/// Bytes of a partition in a message with offsets and the id of the topic, beside its name and the metadata of a commit.
 const ASSIGNED_OVERHEAD: usize = 104;
 
 /// Partitions that the client is asked to let go.
@@ -273,8 +272,4 @@ impl GroupStream {
             self.outgoing.tell(GroupEvent::Assigned(part));
         }
     }
-}
-
-fn name_bytes(name: &PartitionName) -> usize {
-    name.topic.len() + NAME_OVERHEAD
 }

@@ -10,6 +10,7 @@ use crate::groups::commits::AskedCommit;
 use crate::groups::holdings::Holding;
 use crate::groups::membership::is_gone;
 use crate::groups::request::{CommitMode, CommitRequest, GroupRequest, OffsetCommit, Place};
+use crate::groups::told_bytes::failure_bytes;
 use crate::reading::{PartitionFailure, PartitionName, in_parts};
 
 use super::ending::Ending;
@@ -207,12 +208,6 @@ impl GroupStream {
             self.end_with(Ending::Fenced(failure));
         }
     }
-}
-
-/// Bytes of a failure in a message: names and text, and its other values, which are few.
-fn failure_bytes(failure: &PartitionFailure) -> usize {
-    let of = &failure.of.topic;
-    3 * of.len() + 2 * failure.failure.message().len() + 400
 }
 
 /// A commit of a topic that is there no more, though its name is.

@@ -1,5 +1,7 @@
 //! Groups as they are shown.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use walser_proto::v1 as pb;
 
@@ -8,7 +10,7 @@ use crate::command::produce::now_ms;
 use crate::command::topic::{known, lines};
 use crate::error::CliError;
 use crate::message;
-use crate::output::{self, count, plural, table};
+use crate::output::{self, count, plural, table, table_in_forms};
 use crate::records::time::{duration, since};
 
 /// Stands for what is not known.
@@ -16,7 +18,15 @@ const UNKNOWN: &str = "?";
 /// Stands for what there is none of.
 const NONE: &str = "-";
 
+/// Least characters of the id of a member that is shown in short.
+const SHORT_ID_MIN: usize = 8;
+
 type Shown = Result<(), CliError>;
+
+/// Ids of members as tables show them: whole, or so much of each as tells them apart.
+struct MemberIds {
+    short: Option<usize>,
+}
 
 fn state(group: &pb::Group) -> String {
     format!("{:?}", group.state()).to_lowercase()
@@ -102,13 +112,13 @@ fn headline(group: &pb::Group) -> String {
     if !group.coordinator.is_empty() {
         parts.push(format!("coordinator {}", group.coordinator));
     }
-    format!("{}  {}", group.name, parts.join(" \u{b7} "))
+    output::heading(&group.name, &parts)
 }
 
 fn show_members(group: &pb::Group) {
     let any_static = group.members.iter().any(|member| !member.instance_id.is_empty());
-    let row = |member: &pb::GroupMember| {
-        let mut row = vec![member.member_id.clone()];
+    let row = |ids: &MemberIds, member: &pb::GroupMember| {
+        let mut row = vec![ids.shown(&member.member_id)];
         row.extend(any_static.then(|| text(&member.instance_id)));
         row.extend([text(&member.client_id), text(&member.client_address)]);
         row.extend([partitions(&member.assigned), known(member.lag, count)]);
@@ -117,8 +127,9 @@ fn show_members(group: &pb::Group) {
     let mut titles = vec!["MEMBER"];
     titles.extend(any_static.then_some("INSTANCE"));
     titles.extend(["CLIENT", "ADDRESS", "PARTITIONS", "LAG"]);
-    let rows: Vec<_> = group.members.iter().map(row).collect();
-    output::data(&table(&titles, &rows));
+    let short = MemberIds::short(group.members.iter().map(|member| member.member_id.as_str()));
+    let rows = |ids: &MemberIds| group.members.iter().map(|member| row(ids, member)).collect::<Vec<_>>();
+    output::data(&table_in_forms(&titles, &[&rows(&MemberIds::WHOLE), &rows(&short)]));
 }
 
 /// Partitions in short: `orders/0-3,7 clicks/1`.
@@ -148,7 +159,7 @@ fn ranges(numbers: &[i32]) -> String {
 }
 
 fn show_offsets(offsets: &[pb::GroupOffset]) {
-    let row = |offset: &pb::GroupOffset| {
+    let row = |ids: &MemberIds, offset: &pb::GroupOffset| {
         let of = offset.topic_partition.clone().unwrap_or_default();
         vec![
             of.topic,
@@ -157,11 +168,13 @@ fn show_offsets(offsets: &[pb::GroupOffset]) {
             known(offset.log_end_offset, count),
             known(offset.lag, count),
             time_lag(offset.time_lag),
-            text(&offset.member_id),
+            ids.shown(&offset.member_id),
         ]
     };
-    let rows: Vec<_> = offsets.iter().map(row).collect();
-    output::data(&table(&["TOPIC", "PARTITION", "COMMITTED", "END", "LAG", "TIME LAG", "MEMBER"], &rows));
+    let short = MemberIds::short(offsets.iter().map(|offset| offset.member_id.as_str()));
+    let rows = |ids: &MemberIds| offsets.iter().map(|offset| row(ids, offset)).collect::<Vec<_>>();
+    let titles = ["TOPIC", "PARTITION", "COMMITTED", "END", "LAG", "TIME LAG", "MEMBER"];
+    output::data(&table_in_forms(&titles, &[&rows(&MemberIds::WHOLE), &rows(&short)]));
     for offset in offsets {
         if let (Some(problem), Some(of)) = (&offset.problem, &offset.topic_partition) {
             output::note(&format!("{}/{}: {problem}", of.topic, of.partition));
@@ -173,14 +186,14 @@ fn show_offsets(offsets: &[pb::GroupOffset]) {
 }
 
 /// How far groups are behind; of each also its partitions, if there are any.
-pub(super) fn show_lags(form: Form, lags: &[(pb::Group, Vec<pb::GroupOffset>)]) -> Shown {
+pub(super) fn show_lags(form: Form, lags: &[&(pb::Group, Vec<pb::GroupOffset>)]) -> Shown {
     let values = || lags.iter().map(|(group, offsets)| with_offsets(group, offsets)).collect::<Result<Vec<_>, _>>();
     match form {
         Form::Name => lags.iter().for_each(|(group, _)| output::data(&group.name)),
         Form::Json => output::document(&json!({ "groups": values()? }))?,
         Form::Ndjson => values()?.iter().for_each(|value| output::data(&value.to_string())),
         Form::Table => {
-            let row = |(group, _): &(pb::Group, Vec<_>)| {
+            let row = |(group, _): &&(pb::Group, Vec<_>)| {
                 let lag = known(group.total_lag, count);
                 vec![group.name.clone(), state(group), group.member_count.to_string(), lag, time_lag(group.time_lag)]
             };
@@ -244,6 +257,30 @@ fn what_moves(plan: &pb::ResetGroupOffsetsResponse, dry_run: bool) -> String {
     }
 }
 
+// === impl MemberIds ===
+
+impl MemberIds {
+    const WHOLE: Self = Self { short: None };
+
+    fn short<'a>(all: impl Iterator<Item = &'a str>) -> Self {
+        let ids: BTreeSet<&str> = all.collect();
+        let common = |(one, other): (&&str, &&str)| {
+            one.chars().zip(other.chars()).take_while(|(one, other)| one == other).count()
+        };
+        let longest = ids.iter().zip(ids.iter().skip(1)).map(common).max().unwrap_or(0);
+        Self { short: Some(SHORT_ID_MIN.max(longest + 1)) }
+    }
+
+    fn shown(&self, id: &str) -> String {
+        match self.short {
+            Some(length) if id.chars().count() > length + 1 => {
+                format!("{}\u{2026}", id.chars().take(length).collect::<String>())
+            }
+            _ => text(id),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,6 +292,15 @@ mod tests {
         let all: Vec<_> = orders.into_iter().chain([of("x", 1)]).collect();
         assert_eq!(partitions(&all), "orders/0-3,7 x/1");
         assert_eq!(partitions(&[]), "-");
+    }
+
+    #[test]
+    fn members_are_told_apart_in_short() {
+        let ids = ["7c1e6b1c-52a6-4a5e", "7c1e6b1c-5377-0000", ""];
+        let short = MemberIds::short(ids.into_iter());
+        assert_eq!(ids.map(|id| short.shown(id)), ["7c1e6b1c-52\u{2026}", "7c1e6b1c-53\u{2026}", "-"]);
+        assert_eq!(MemberIds::short(ids[..1].iter().copied()).shown(ids[0]), "7c1e6b1c\u{2026}");
+        assert_eq!(MemberIds::WHOLE.shown(ids[0]), ids[0]);
     }
 
     #[test]
