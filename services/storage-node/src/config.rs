@@ -18,6 +18,12 @@ pub const KEYS: &[Key] = &[
         doc: "Id of this storage node, unique in the cluster.",
     },
     Key {
+        name: "storage.ready.wait.ms",
+        kind: Kind::Millis(0, 86_400_000),
+        default: "300000",
+        doc: "How long after a start `/readyz` waits until every replica has been in sync once. A rolling restart goes on by it.",
+    },
+    Key {
         name: "storage.shards",
         kind: Kind::Int(0, 64),
         default: "0",
@@ -96,6 +102,8 @@ pub struct Config {
     /// Id of the storage node.
     pub node: NodeId,
     /// Number of log shards.
+    /// How long after a start the node waits with being ready until its replicas have been in sync.
+    pub ready_wait: Duration,
     pub shards: usize,
     /// Threads that wait for the disk.
     pub flush_threads: usize,
@@ -139,6 +147,7 @@ impl Config {
         let reserve: i64 = settings.number("storage.disk.reserve.bytes");
         Self {
             node: NodeId(settings.number("storage.node.id")),
+            ready_wait: settings.duration("storage.ready.wait.ms"),
             shards: if shards == 0 { (cores / 2).max(1) } else { shards },
             flush_threads: settings.number("storage.flush.threads"),
             append_bytes_max: settings.number("storage.append.bytes.max"),

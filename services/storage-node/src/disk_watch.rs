@@ -25,11 +25,12 @@ const NAMED_MAX: usize = 20;
 
 /// Shows the state of the node in its probe. Only what concerns the node as a whole keeps it from being ready: a
 /// partition that is out of service, or a full disk, leaves everything else to be served.
-pub(crate) fn show(health: &Health, Membership { registry, engine, .. }: &Membership) {
+pub(crate) fn show(health: &Health, Membership { registry, engine, settling, view, .. }: &Membership) {
     let refused = registry.writes_refused().map(|failure| format!("{}: {failure}", failure.reason_name()));
     let path = engine.directory.path().display();
     let unusable = engine.problem().map(|problem| format!("data directory {path}: {problem}"));
-    health.set_problems(refused.into_iter().chain(unusable).collect());
+    let settling = settling.problem(&view.load());
+    health.set_problems(refused.into_iter().chain(unusable).chain(settling).collect());
     let full =
         engine.space.full().then(|| "disk full: records are refused, reading and deleting still work".to_owned());
     let problems = registry.problems();

@@ -32,6 +32,7 @@ mod replica_registry;
 mod replication;
 mod retention_clock;
 mod service;
+mod settling;
 mod shard;
 mod shard_set;
 mod space;

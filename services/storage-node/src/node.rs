@@ -34,6 +34,7 @@ use crate::engine::Engine;
 use crate::error::StartError;
 use crate::metrics::StorageMetrics;
 use crate::replica_registry::ReplicaRegistry;
+use crate::settling::Settling;
 
 /// Wait before the controller is tried again.
 const RETRY: Duration = Duration::from_millis(200);
@@ -68,6 +69,7 @@ pub(crate) struct Membership {
     pub(crate) incarnation: String,
     pub(crate) disposal: Disposal,
     pub(crate) health: Health,
+    pub(crate) settling: Settling,
     /// The metadata that was applied last. Cloning shares it.
     pub(crate) view: Arc<ArcSwap<View>>,
     /// Its version, with the history that it is of.

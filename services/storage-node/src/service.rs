@@ -28,6 +28,7 @@ use crate::node::Membership;
 use crate::recovery::{OPENERS, Recovered, recover};
 use crate::replica_registry::ReplicaRegistry;
 use crate::replication::Outbox;
+use crate::settling::Settling;
 use crate::space::make_room;
 
 /// What comes in from outside.
@@ -80,12 +81,11 @@ pub async fn start(
         Engine::start(&config, directory, logs, (&registry, Arc::new(outbox.clone())), (clock, &metrics), &shutdown)?;
     let shards = engine.shards.clone();
     let storage = InProcessStorage {
-        shards: shards.clone(),
         fetcher: Fetcher::new(config.node, registry.clone(), metrics.clone(), shards.clone(), engine.directory.disk()),
+        shards,
         registry: registry.clone(),
     };
-    let node_epoch = Arc::new(AtomicI64::new(0));
-    let disposal = Disposal::default();
+    let (node_epoch, disposal) = (Arc::new(AtomicI64::new(0)), Disposal::default());
     let api = Api {
         node: config.node,
         storage: storage.clone(),
@@ -110,6 +110,7 @@ pub async fn start(
     network.register_storage(config.node, local_connection(routes.clone()), Arc::new(storage));
 
     let membership = Membership {
+        settling: Settling::new(config.node, Arc::clone(&engine.clock), config.ready_wait),
         config,
         controller,
         controllers: network.controllers().into_iter().map(ControllerClient::new).collect(),
@@ -130,8 +131,7 @@ pub async fn start(
         shutdown: shutdown.clone(),
         sessions: Arc::default(),
     };
-    let serving = Serving { routes, membership, links, recovered, threads };
-    serve(serving, shutdown).await
+    serve(Serving { routes, membership, links, recovered, threads }, shutdown).await
 }
 
 /// What a node consists of, before it takes part in the cluster.

@@ -8,7 +8,7 @@ use walser_model::suggest;
 use walser_proto::v1::Effect;
 use walser_service::ProcessError;
 
-use crate::http1::speaks_http1;
+use crate::http1::{OtherPort, speaks_http1};
 use crate::output;
 use crate::signal::Interrupt;
 
@@ -133,8 +133,15 @@ impl CliError {
         let Some(address) = self.unreached.take() else { return self };
         let help = match speaks_http1(&address).await {
             None => return self,
-            Some(Some(grpc)) => format!("this is the admin port; its gRPC port is {grpc}: --server {grpc}"),
-            Some(None) => {
+            Some(OtherPort::Tls) => {
+                let words = "the other side speaks TLS, and was spoken to without";
+                let error = Self { code: self.code, ..Self::failed(format!("TLS with {address}: {words}")) };
+                return error.with_help(tls_help(words));
+            }
+            Some(OtherPort::Admin(grpc)) => {
+                format!("this is the admin port; its gRPC port is {grpc}: --server {grpc}")
+            }
+            Some(OtherPort::Web) => {
                 "it may be an admin port or a web server; name the gRPC port with --server HOST:PORT".to_owned()
             }
         };
@@ -165,8 +172,10 @@ impl CliError {
             let error = Self::failed(format!("{server} is a gRPC server, and no gateway of Walser"));
             return error.with_help("name the gRPC port of a gateway with --server HOST:PORT");
         }
+        // A port that takes another for it may have closed the connection before the call was on it.
+        let unreached = failure.message().contains("operation was canceled").then(|| server.to_owned());
         let what = format!("the connection to {server} broke: {}", failure.message());
-        Self { code: UNAVAILABLE, ..Self::failed(what) }
+        Self { code: UNAVAILABLE, unreached, ..Self::failed(what) }
             .with_help("the server has stopped, hangs, or is cut off; `walser status` says whether it answers")
     }
 
@@ -198,7 +207,8 @@ pub(crate) fn in_words(failure: &ApiError, server: &str) -> String {
         return failure.message().to_owned();
     }
     let error = CliError::unanswered(failure, server);
-    if error.unreached.is_some() { error.what } else { format!("the connection to {server} broke") }
+    let broke = format!("the connection to {server} broke");
+    if error.unreached.is_some() && !error.what.starts_with(&broke) { error.what } else { broke }
 }
 
 /// A question to stand behind "there is no NAME", when one of the names that there are is like it.

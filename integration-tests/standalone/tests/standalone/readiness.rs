@@ -6,6 +6,7 @@ use walser_client::Client;
 use walser_proto::v1 as pb;
 use walser_rpc::ApiError;
 
+use crate::cluster_up::Up;
 use crate::faults::{get, get_from, until};
 use crate::processes::Cluster;
 use crate::server::{PATIENCE, Server, create, place, record};
@@ -234,4 +235,30 @@ async fn all_damaged_partitions_of_a_topic_are_listed_however_many_there_are() {
     assert!(damaged.iter().all(|partition| partition.damaged), "{damaged:?}");
     assert_eq!(damaged.iter().map(|partition| partition.partition).collect::<Vec<_>>(), (0..COUNT).collect::<Vec<_>>());
     server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storage_node_is_ready_once_its_replicas_have_been_in_sync() {
+    let (_place, dir) = place();
+    let up = Up::start_with(&dir, &["--storage-nodes", "2"]);
+    let client = up.client();
+    let config = [("min.insync.replicas".to_owned(), "1".to_owned())].into();
+    let topic = pb::Topic { name: "t".to_owned(), replication_factor: 2, config, ..Default::default() };
+    let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
+    client.topics().create_topic(request).await.unwrap();
+    up.act_ok(&["kill", "storage-node", "2"]);
+    write(&client, "t").await;
+    let probe = |up: &Up, node: i64| get_from(&up.address("storage-node", node, "admin"), "/readyz");
+    up.act_ok(&["kill", "storage-node", "1"]);
+    // What it misses only the other one has.
+    up.act_ok(&["start", "storage-node", "2"]);
+    let waiting = async || probe(&up, 2).contains("1 of 1 replicas have not been in sync since the start");
+    until(waiting, "the node waits for its replica").await;
+    assert!(probe(&up, 2).starts_with("HTTP/1.1 503"));
+    assert!(get_from(&up.address("storage-node", 2, "admin"), "/startupz").starts_with("HTTP/1.1 200"));
+    up.act_ok(&["start", "storage-node", "1"]);
+    until(async || probe(&up, 2).starts_with("HTTP/1.1 200"), "the node is ready").await;
+    // It stays so: what happens later is no matter of its start.
+    up.act_ok(&["kill", "storage-node", "1"]);
+    assert!(probe(&up, 2).starts_with("HTTP/1.1 200"));
 }

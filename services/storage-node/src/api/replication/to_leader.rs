@@ -258,6 +258,7 @@ mod tests {
         let directory = DataDirectory::open(Arc::new(MemoryDisk::new(1 << 30)), Path::new("/data"), "test").unwrap();
         let config = crate::Config {
             node: NodeId(1),
+            ready_wait: Duration::ZERO,
             shards: 1,
             flush_threads: 1,
             append_bytes_max: 1 << 20,

@@ -19,6 +19,7 @@ use crate::engine::Engine;
 use crate::metrics::StorageMetrics;
 use crate::replica_registry::ReplicaRegistry;
 use crate::replication::Outbox;
+use crate::settling::Settling;
 use crate::{Config, KEYS};
 
 const OWN: NodeId = NodeId(1);
@@ -51,6 +52,7 @@ fn registered() -> (Membership, Outbox) {
         incarnation: String::new(),
         disposal: Disposal::default(),
         health: Health::default(),
+        settling: Settling::new(NodeId(1), Arc::new(SystemClock::start()), Duration::ZERO),
         view: Arc::default(),
         applied: Arc::default(),
         beat_now: watch::Sender::default(),
