@@ -12,14 +12,17 @@ TOPIC, PARTITIONS = "load", 3
 
 
 class Standalone:
+    name, tls = "standalone", False
+
     def __init__(self, verdicts):
         self.verdicts = verdicts
-        self.release = Release("standalone", [HERE / "values.yaml", HERE / "values-standalone.yaml"])
+        values = ["values.yaml", "values-standalone.yaml"] + (["values-tls.yaml"] if self.tls else [])
+        self.release = Release(self.name, [HERE / file for file in values], tls=self.tls)
         self.load = None
         self.count = 0
 
     def step(self, name, action, vital=False):
-        self.verdicts.step(f"standalone: {name}", action, self.release.describe, vital)
+        self.verdicts.step(f"{self.name}: {name}", action, self.release.describe, vital)
 
     def run(self):
         self.step("helm install --wait", self.release.install, vital=True)
@@ -36,7 +39,8 @@ class Standalone:
 
     def begin(self):
         self.release.walser("topic", "create", TOPIC, "--partitions", str(PARTITIONS))
-        self.load = Load(Server(self.release.address()), TOPIC, PARTITIONS, Path(os.environ["WALSER_LOGS"]) / "standalone.history")
+        server = Server(self.release.address(), self.release.authority(), self.release.public_host())
+        self.load = Load(server, TOPIC, PARTITIONS, Path(os.environ["WALSER_LOGS"]) / f"{self.name}.history")
         self.load.go_on()
 
     def disturbed(self, action):
