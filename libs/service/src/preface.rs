@@ -3,6 +3,7 @@
 //! without TLS by a port that has it: they get one answer.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -19,6 +20,9 @@ const TLS_TEXT: &str =
 /// (RFC 9113, sections 6.5, 6.8 and 7), without its length.
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const GOAWAY: [u8; 14] = [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xc];
+/// The type of a frame that begins a call, and how long one is waited for.
+const HEADERS: u8 = 1;
+const CALL_MAX: Duration = Duration::from_secs(1);
 /// Bytes of a GOAWAY before its text.
 const GOAWAY_BYTES: usize = 8;
 /// The first byte of a handshake of TLS (RFC 8446, section 5.1: the record type).
@@ -62,15 +66,35 @@ pub(crate) async fn refuse_http1(stream: impl AsyncRead + AsyncWrite + Unpin) ->
 ///
 /// # Errors
 /// What the system says.
-pub(crate) async fn refuse_plain(stream: TcpStream, protocol: Protocol) -> io::Result<()> {
+pub(crate) async fn refuse_plain(mut stream: TcpStream, protocol: Protocol) -> io::Result<()> {
+    if protocol == Protocol::Http2 {
+        // A client that is told before its call is on the connection tells its caller nothing of it.
+        stream.write_all(&SETTINGS).await?;
+        let _ = tokio::time::timeout(CALL_MAX, first_call(&mut stream)).await;
+    }
     let answer = match protocol {
         Protocol::Http1 => http1("400 Bad Request\r\nconnection: close", TLS_TEXT).into_bytes(),
         _ => {
             let [.., high, middle, low] = (GOAWAY_BYTES + TLS_TEXT.len()).to_be_bytes();
-            [&SETTINGS[..], &[high, middle, low], &GOAWAY, TLS_TEXT.as_bytes()].concat()
+            [&[high, middle, low][..], &GOAWAY, TLS_TEXT.as_bytes()].concat()
         }
     };
     end_with(stream, &answer).await
+}
+
+/// Reads the frames of a client up to those of its first call (RFC 9113, section 4.1: 24 bits of length, 8 of type, 40 more).
+async fn first_call(stream: &mut TcpStream) -> io::Result<()> {
+    stream.read_exact(&mut [0; PREFACE.len()]).await?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let [high, middle, low, kind, ..] = head;
+        if kind == HEADERS {
+            return Ok(());
+        }
+        let length = u64::from(u32::from_be_bytes([0, high, middle, low]));
+        tokio::io::copy(&mut (&mut *stream).take(length), &mut tokio::io::sink()).await?;
+    }
 }
 
 fn http1(head: &str, text: &str) -> String {

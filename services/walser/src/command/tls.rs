@@ -129,7 +129,7 @@ fn now() -> u64 {
     u64::try_from(SystemClock::start().now_millis() / 1000).unwrap_or(0)
 }
 
-/// A certificate of this authority.
-fn issue(authority: &Authority, purpose: &Purpose, valid: Duration) -> Result<Issued, CliError> {
-    authority.issue(purpose, now(), valid).map_err(|error| CliError::usage(error.to_string()))
+/// A certificate of this authority. `now`: seconds since the epoch.
+fn issue(authority: &Authority, purpose: &Purpose, now: u64, valid: Duration) -> Result<Issued, CliError> {
+    authority.issue(purpose, now, valid).map_err(|error| CliError::usage(error.to_string()))
 }

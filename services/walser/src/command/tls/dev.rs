@@ -108,7 +108,7 @@ impl Directory<'_> {
         if ["crt", "key"].iter().all(|kind| self.path(name, kind).exists()) {
             return Ok(());
         }
-        self.write(name, &super::issue(authority, purpose, valid)?)
+        self.write(name, &super::issue(authority, purpose, super::now(), valid)?)
     }
 
     fn write(&mut self, name: &str, issued: &Issued) -> Result<(), CliError> {

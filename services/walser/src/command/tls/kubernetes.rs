@@ -105,11 +105,13 @@ impl<S: Secrets> Maker<S> {
     async fn leaf(&self, kind: &str, authority: &Authority, purpose: &Purpose) -> Result<(), CliError> {
         let (name, names) = (format!("{}-{kind}", self.prefix), named(purpose));
         let before = self.secrets.get(&name).await?;
-        if before.as_ref().is_some_and(|secret| secret.names == names && !self.ends_soon(secret)) {
+        let of_authority = |secret: &Secret| secret.data.get(CA_CERT).is_some_and(|cert| cert == authority.cert());
+        let good = |secret: &Secret| secret.names == names && of_authority(secret) && !self.ends_soon(secret);
+        if before.as_ref().is_some_and(good) {
             output::note(&format!("kept {name}"));
             return Ok(());
         }
-        let issued = super::issue(authority, purpose, self.valid)?;
+        let issued = super::issue(authority, purpose, self.now, self.valid)?;
         let data = [(CA_CERT, authority.cert().to_owned()), (CERT, issued.cert), (KEY, issued.key)];
         let data = data.map(|(key, value)| (key.to_owned(), value)).into();
         let version = before.as_ref().map(|before| before.version.clone()).unwrap_or_default();
@@ -199,5 +201,7 @@ mod tests {
         assert_eq!(make(wanted(&["a.svc", "b.svc"], &["e-0", "e-1"]), 0).await, more);
         assert_eq!(make(wanted(&["a.svc", "b.svc"], &["e-0", "e-1"]), 59).await, [""; 0]);
         assert_eq!(make(wanted(&["a.svc", "b.svc"], &["e-0", "e-1"]), 61).await.len(), 7, "leaves, not authorities");
+        kept.0.borrow_mut().remove("walser-internal-tls-ca");
+        assert_eq!(make(wanted(&["a.svc", "b.svc"], &["e-0", "e-1"]), 61).await.len(), 5, "a new one has new leaves");
     }
 }
