@@ -1,7 +1,7 @@
 # Every verb of the project. `make` shows them.
 .DEFAULT_GOAL := help
 SHELL := /usr/bin/env bash
-.PHONY: help build run demo test test-faults clients chart crash-long fuzz-long sim sim-long sim-mutations sim-shard bench images test-compose test-k8s verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy fix fix-fmt fix-clippy
+.PHONY: help build run demo test test-faults clients chart crash-long fuzz-long sim sim-long sim-mutations sim-shard bench images test-compose test-containers test-k8s verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy fix fix-fmt fix-clippy
 
 help: ## Show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ images: ## Build the image walser:dev and check it (BUILD=inside|outside)
 
 test-compose: images ## Run both compose files, and take them down again
 	scripts/test_compose.sh
+
+test-containers: ## Run the images as a cluster of containers, and hurt it under load (IMAGES=1 makes them anew)
+	scripts/test_containers.sh
 
 test-k8s: ## Run the chart on a real Kubernetes of one node, and disturb it under load (as root; ONLY="standalone cluster tls")
 	scripts/test_k8s.sh $(ONLY)

@@ -22,6 +22,7 @@ trap 'exit 143' TERM
 
 scripts/docker.sh up
 if [ -n "${IMAGES:-}" ] || ! docker image inspect walser:dev >/dev/null 2>&1; then
-  scripts/images.sh
+  scripts/images.sh walser
 fi
+docker image inspect gcr.io/etcd-development/etcd:v3.6.16 >/dev/null 2>&1 || scripts/images.sh etcd
 cargo test -q -p walser-standalone-tests --features containers --test standalone containers:: -- --nocapture

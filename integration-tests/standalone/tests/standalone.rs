@@ -24,6 +24,9 @@ mod cluster_up;
 mod compacted;
 #[path = "standalone/connection_age.rs"]
 mod connection_age;
+#[cfg(feature = "containers")]
+#[path = "standalone/containers.rs"]
+mod containers;
 #[path = "standalone/contradictions.rs"]
 mod contradictions;
 #[path = "standalone/controllers.rs"]

@@ -18,6 +18,8 @@ use crate::server::wait_a_little;
 
 const PUBLIC_PORT: u16 = 7460;
 const STORAGE_NODES: i32 = 3;
+/// The image of etcd, and its tag; `scripts/images.sh etcd` makes it.
+const ETCD_IMAGE: (&str, &str) = ("gcr.io/etcd-development/etcd", "v3.6.16");
 
 /// What one container runs.
 #[derive(Debug, Clone)]
@@ -95,7 +97,7 @@ fn parts() -> Vec<Part> {
         walser(name, "group-coordinator", 7461, &own)
     }));
     all.extend((1..=2).map(|id| {
-        let gateway = walser(format!("gateway-{id}"), "gateway", PUBLIC_PORT, &[controllers.clone()]);
+        let gateway = walser(format!("gateway-{id}"), "gateway", PUBLIC_PORT, std::slice::from_ref(&controllers));
         Part { public: Some(free_port()), ..gateway }
     }));
     all
@@ -128,13 +130,9 @@ impl Containers {
 
     /// Starts the container of a part.
     async fn run(&mut self, part: Part) {
-        let (name, tag) = if part.name == "etcd" {
-            ("gcr.io/etcd-development/etcd", std::env::var("WALSER_ETCD_TAG").unwrap_or("v3.6.16".to_owned()))
-        } else {
-            ("walser", "dev".to_owned())
-        };
+        let (name, tag) = if part.name == "etcd" { ETCD_IMAGE } else { ("walser", "dev") };
         let full = format!("{}-{}", self.network, part.name);
-        let mut request = GenericImage::new(name, &tag)
+        let mut request = GenericImage::new(name, tag)
             .with_wait_for(WaitFor::seconds(0))
             .with_network(&self.network)
             .with_container_name(&full)
