@@ -3,34 +3,21 @@
 import json
 import os
 import time
-from pathlib import Path
 
-from kube import CommandFailed, Release, until
-from load import Load, Server
+from kube import CommandFailed, until
+from mode import Mode
 
-HERE = Path(__file__).parent
-TOPIC, PARTITIONS = "load", 6
 # Roles by the names of the chart, with the number of their pods.
 ROLES = {"storage": 3, "etcd": 3, "controller": 2, "coordinator": 2, "gateway": 2}
 
 
-class Cluster:
-    name, tls = "cluster", False
-
-    def __init__(self, verdicts):
-        self.verdicts = verdicts
-        values = ["values.yaml", "values-cluster.yaml"] + (["values-tls.yaml"] if self.tls else [])
-        self.release = Release(self.name, [HERE / file for file in values], tls=self.tls)
-        self.load = None
-        self.count = 0
-
-    def step(self, name, action, vital=False):
-        self.verdicts.step(f"{self.name}: {name}", action, self.release.describe, vital)
+class Cluster(Mode):
+    name, values, partitions = "cluster", "values-cluster.yaml", 6
 
     def run(self):
         self.step("helm install --wait, declared topic", self.install, vital=True)
-        self.step("helm test", lambda: self.release.helm("test", "walser", "--timeout", "3m") and None)
-        self.step("load begins", self.begin, vital=True)
+        self.step("helm test", self.helm_test)
+        self.step("load begins", self.begin_load, vital=True)
         for role in ROLES:
             self.step(f"SIGKILL under load: {role}", lambda role=role: self.disturbed(lambda: self.kill(role)))
         for role in ("controller", "storage", "gateway"):
@@ -53,18 +40,6 @@ class Cluster:
         counts = {role: len(self.release.pods(role)) for role in ROLES}
         assert counts == ROLES, f"pods: {counts}"
         until(self.release.healthy, "healthy")
-
-    def begin(self):
-        server = Server(self.release.address(), self.release.authority(), self.release.public_host())
-        self.load = Load(server, TOPIC, PARTITIONS, Path(os.environ["WALSER_LOGS"]) / f"{self.name}.history")
-        self.load.go_on()
-
-    def disturbed(self, action):
-        since = time.monotonic()
-        said = action()
-        until(self.release.healthy, "healthy again", 300)
-        self.load.go_on()
-        return f"{f'{said}, ' if said else ''}pause {self.load.pause(since):.1f} s"
 
     def victim(self, role):
         """The pod of a role whose loss is felt: the controller that leads, the gateway that most clients are connected to."""
@@ -158,6 +133,6 @@ class Cluster:
     def install_again(self):
         self.release.install()
         until(self.release.healthy, "healthy", 180)
-        values = self.release.walser("consume", TOPIC, "--end", "--format", "%v\\n").split()
+        values = self.release.walser("consume", self.topic, "--end", "--format", "%v\\n").split()
         assert len(values) == len(set(values)) == self.count, f"{len(values)} records, of {self.count}"
         return f"{len(values)} records"

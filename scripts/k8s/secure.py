@@ -27,12 +27,12 @@ class Secure(Cluster):
 
     def run(self):
         self.step("helm install --wait, declared topic", self.install, vital=True)
-        self.step("helm test", lambda: self.release.helm("test", "walser", "--timeout", "3m") and None)
+        self.step("helm test", self.helm_test)
         self.step("a pod with the authority writes and reads", self.trust.used_by_a_pod)
         self.step("clients without TLS are refused", lambda: self.trust.refused_without_tls(self.release.address()))
         self.step("internal ports are for processes of the cluster", self.internal_ports)
         self.step("etcd is for controllers and its members", self.etcd)
-        self.step("load begins", self.begin, vital=True)
+        self.step("load begins", self.begin_load, vital=True)
         for role in ("storage", "etcd"):
             self.step(f"SIGKILL under load: {role}", lambda role=role: self.disturbed(lambda: self.kill(role)))
         self.step("another host in the certificate under load, no pod restarts", lambda: self.disturbed(self.another_host))
@@ -108,7 +108,7 @@ class SecureStandalone(Standalone):
 
     def run(self):
         self.step("helm install --wait", self.release.install, vital=True)
-        self.step("helm test", lambda: self.release.helm("test", "walser", "--timeout", "3m") and None)
+        self.step("helm test", self.helm_test)
         self.step("a pod with the authority writes and reads", self.trust.used_by_a_pod)
         self.step("clients without TLS are refused", lambda: self.trust.refused_without_tls(self.release.address()))
         self.step("load begins", self.begin, vital=True)

@@ -1,32 +1,17 @@
 """Mode standalone: one server is killed, evicted, upgraded and installed again, and keeps every record."""
 
 import os
-import time
-from pathlib import Path
 
-from kube import Release, until
-from load import Load, Server
-
-HERE = Path(__file__).parent
-TOPIC, PARTITIONS = "load", 3
+from kube import until
+from mode import Mode
 
 
-class Standalone:
-    name, tls = "standalone", False
-
-    def __init__(self, verdicts):
-        self.verdicts = verdicts
-        values = ["values.yaml", "values-standalone.yaml"] + (["values-tls.yaml"] if self.tls else [])
-        self.release = Release(self.name, [HERE / file for file in values], tls=self.tls)
-        self.load = None
-        self.count = 0
-
-    def step(self, name, action, vital=False):
-        self.verdicts.step(f"{self.name}: {name}", action, self.release.describe, vital)
+class Standalone(Mode):
+    name, values = "standalone", "values-standalone.yaml"
 
     def run(self):
         self.step("helm install --wait", self.release.install, vital=True)
-        self.step("helm test", lambda: self.release.helm("test", "walser", "--timeout", "3m") and None)
+        self.step("helm test", self.helm_test)
         self.step("load begins", self.begin, vital=True)
         self.step("SIGKILL under load", lambda: self.disturbed(self.kill))
         self.step("pod evicted under load", lambda: self.disturbed(self.evict))
@@ -38,17 +23,8 @@ class Standalone:
         self.step("everything is taken away", self.release.remove)
 
     def begin(self):
-        self.release.walser("topic", "create", TOPIC, "--partitions", str(PARTITIONS))
-        server = Server(self.release.address(), self.release.authority(), self.release.public_host())
-        self.load = Load(server, TOPIC, PARTITIONS, Path(os.environ["WALSER_LOGS"]) / f"{self.name}.history")
-        self.load.go_on()
-
-    def disturbed(self, action):
-        since = time.monotonic()
-        action()
-        until(self.release.healthy, "healthy again", 180)
-        self.load.go_on()
-        return f"pause {self.load.pause(since):.1f} s"
+        self.release.walser("topic", "create", self.topic, "--partitions", str(self.partitions))
+        self.begin_load()
 
     def kill(self):
         self.release.kill(self.release.pod("standalone"))
@@ -83,6 +59,6 @@ class Standalone:
 
     def install_again(self):
         self.release.install()
-        values = self.release.walser("consume", TOPIC, "--end", "--format", "%v\\n").split()
+        values = self.release.walser("consume", self.topic, "--end", "--format", "%v\\n").split()
         assert len(values) == len(set(values)) == self.count, f"{len(values)} records, of {self.count}"
         return f"{len(values)} records"

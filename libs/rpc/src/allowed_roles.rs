@@ -25,12 +25,17 @@ pub(crate) fn refused<B>(request: &http::Request<B>) -> Option<Status> {
         .then(|| denied(path, caller, &format!("a {} may not call it", caller.role)).into())
 }
 
-/// Refuses a storage node that names another one's id, where its certificate names its own.
+/// Which process makes a call, where TLS says it.
+pub fn caller_of<T>(request: &Request<T>) -> Option<Arc<PeerIdentity>> {
+    request.extensions().get().cloned()
+}
+
+/// Refuses a storage node that speaks for another one, where its certificate names its own id.
 ///
 /// # Errors
 /// CLUSTER_ACCESS_DENIED.
-pub fn check_node_id<T>(request: &Request<T>, node: NodeId) -> Result<(), ApiError> {
-    match request.extensions().get::<Arc<PeerIdentity>>() {
+pub fn check_node_id(caller: Option<&PeerIdentity>, node: NodeId) -> Result<(), ApiError> {
+    match caller {
         Some(caller) if caller.id.is_some_and(|id| id != node.0) => {
             Err(denied("storage node", caller, &format!("it may not speak for storage node {node}")))
         }
@@ -109,13 +114,11 @@ mod tests {
 
     #[test]
     fn a_node_speaks_for_itself_only() {
-        let mut request = Request::new(());
-        assert!(check_node_id(&request, NodeId(2)).is_ok());
+        assert!(check_node_id(None, NodeId(2)).is_ok());
         let shared = PeerIdentity { cluster: "c".to_owned(), role: ServiceRole::StorageNode, id: None };
-        request.extensions_mut().insert(Arc::new(shared.clone()));
-        assert!(check_node_id(&request, NodeId(2)).is_ok());
-        request.extensions_mut().insert(Arc::new(PeerIdentity { id: Some(1), ..shared }));
-        assert!(check_node_id(&request, NodeId(1)).is_ok());
-        assert_eq!(check_node_id(&request, NodeId(2)).unwrap_err().reason(), Reason::ClusterAccessDenied);
+        assert!(check_node_id(Some(&shared), NodeId(2)).is_ok());
+        let own = PeerIdentity { id: Some(1), ..shared };
+        assert!(check_node_id(Some(&own), NodeId(1)).is_ok());
+        assert_eq!(check_node_id(Some(&own), NodeId(2)).unwrap_err().reason(), Reason::ClusterAccessDenied);
     }
 }

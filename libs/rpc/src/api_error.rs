@@ -275,7 +275,7 @@ impl From<pb::Error> for ApiError {
 fn never_connected(status: &Status) -> bool {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
-        if error.is::<tonic::ConnectError>() {
+        if error.is::<tonic::ConnectError>() || walser_tls::nothing_begun(error) {
             return true;
         }
         cause = error.source();

@@ -26,7 +26,7 @@ mod send_gate;
 mod storage_client;
 
 pub use accept_compressed::AcceptCompressed;
-pub use allowed_roles::check_node_id;
+pub use allowed_roles::{caller_of, check_node_id};
 pub use any_controller::NO_ELECTION;
 pub use api_error::{ApiError, TLS_TROUBLE};
 pub use append_budget::AppendBudget;

@@ -16,7 +16,7 @@ use tower::util::BoxCloneSyncService;
 use walser_metadata::{Changes, View};
 use walser_model::NodeId;
 use walser_proto::v1::Effect;
-use walser_tls::{Connector, HandshakeError, ProcessTls, ServiceRole};
+use walser_tls::{Connector, ProcessTls, ServiceRole};
 
 use crate::Reason;
 use crate::any_controller::any_of;
@@ -153,9 +153,8 @@ impl Dialling {
 fn unreachable(role: ServiceRole, address: &str, error: &tonic::transport::Error) -> ConnectionError {
     use std::io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
     let mut cause: Option<&dyn std::error::Error> = Some(error);
-    let mut connected = true;
+    let mut connected = !walser_tls::nothing_begun(error);
     while let Some(error) = cause {
-        connected &= !error.is::<HandshakeError>();
         let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
         let refused = [AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut];
         connected &= !kind.is_some_and(|kind| refused.contains(&kind));

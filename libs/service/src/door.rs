@@ -51,7 +51,7 @@ impl Door {
             return None;
         };
         if protocol != Protocol::Tls {
-            tracing::debug!(%peer, "a client speaks no TLS");
+            self.note_failure(&opened, &"it speaks no TLS");
             let _ = refuse_plain(stream, protocol).await;
             return None;
         }
@@ -71,7 +71,7 @@ impl Door {
         }
     }
 
-    fn note_failure(&self, opened: &Opened, error: &std::io::Error) {
+    fn note_failure(&self, opened: &Opened, error: &dyn std::fmt::Display) {
         self.no_agreement.inc();
         let (now, mut told) = (Instant::now(), self.told.lock());
         if told.is_none_or(|at| now.duration_since(at) >= TOLD_EVERY) {

@@ -11,7 +11,7 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::PROTOCOLS;
 use crate::files::{TlsError, authorities, certified_key, provider, read};
-use crate::process::dialled;
+use crate::handshake::dialled;
 
 /// What a client is told about TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl ClientTls {
             Some(name) => name.clone(),
             None => named(host).map_err(std::io::Error::other)?,
         };
-        Ok(dialled(TlsConnector::from(Arc::clone(&self.config)).connect(name, stream)).await?.into())
+        Ok(dialled(TlsConnector::from(Arc::clone(&self.config)).connect(name, stream), |_| Ok(())).await?.into())
     }
 }
 

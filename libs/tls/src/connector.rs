@@ -14,6 +14,7 @@ use tower_service::Service;
 use crate::client::ClientTls;
 use crate::identity::ServiceRole;
 use crate::process::ProcessTls;
+use crate::trouble::HandshakeError;
 
 /// Dials, and agrees on keys.
 #[derive(Debug, Clone)]
@@ -28,11 +29,6 @@ enum Whom {
     Cluster(ProcessTls, ServiceRole),
     Server(ClientTls),
 }
-
-/// The other side was reached, and there is no agreement with it: nothing of a call was sent.
-#[derive(Debug, thiserror::Error)]
-#[error("TLS: {0}")]
-pub struct HandshakeError(pub(crate) std::io::Error);
 
 // === impl Connector ===
 

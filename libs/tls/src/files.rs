@@ -48,6 +48,10 @@ pub enum TlsError {
     System(String),
 }
 
+/// What every PEM file has.
+const BEGIN: &[u8] = b"-----BEGIN ";
+const NOT_PEM: &str = "it is not a PEM file; of PKCS#12, `openssl pkcs12 -in FILE -nodes` writes one";
+
 /// The bytes of the files: they have changed when these have, whatever the file system says.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Contents {
@@ -89,7 +93,7 @@ pub(crate) fn certified_key(
 ) -> Result<Arc<CertifiedKey>, TlsError> {
     let wrong = |problem: String| TlsError::Contents { path: key_path.display().to_string(), problem };
     let chain = certificates(cert_path, cert)?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| wrong("there is no private key in it".to_owned()))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| wrong(without_key(key).to_owned()))?;
     let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => wrong(format!("this is not the key of {}", cert_path.display())),
         other => wrong(format!("the private key in it cannot be used: {other}")),
@@ -97,11 +101,27 @@ pub(crate) fn certified_key(
     Ok(Arc::new(certified))
 }
 
+/// Why there is no key in a file.
+fn without_key(file: &[u8]) -> &'static str {
+    let has = |text: &[u8]| file.windows(text.len()).any(|found| found == text);
+    if has(b"ENCRYPTED") {
+        "the key in it has a passphrase, which is not supported: `openssl pkey -in FILE -out NEW` writes it without"
+    } else if has(BEGIN) {
+        "there is no private key in it"
+    } else {
+        NOT_PEM
+    }
+}
+
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let wrong = |problem: &str| TlsError::Contents { path: path.display().to_string(), problem: problem.to_owned() };
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let found = found.map_err(|_| wrong("it is not a PEM file"))?;
-    if found.is_empty() { Err(wrong("there is no certificate in it")) } else { Ok(found) }
+    let text = pem.windows(BEGIN.len()).any(|found| found == BEGIN) || pem.is_empty();
+    match found.is_empty() {
+        true => Err(wrong(if text { "there is no certificate in it" } else { NOT_PEM })),
+        false => Ok(found),
+    }
 }
 
 // === impl TlsFiles ===

@@ -34,8 +34,8 @@ pub struct PeerIdentity {
 
 /// What is read out of a certificate.
 pub(crate) struct Leaf {
-    /// Every identity that it claims; one that cannot be read is an error.
-    pub(crate) identity: Option<PeerIdentity>,
+    /// The identity that it claims; an error where it is not one of a cluster, or there are several.
+    pub(crate) identity: Result<Option<PeerIdentity>, TlsError>,
     /// Seconds since the epoch until which it is valid; inclusive.
     pub(crate) not_after: i64,
 }
@@ -50,10 +50,10 @@ pub(crate) fn leaf(certificate: &CertificateDer<'_>) -> Result<Leaf, TlsError> {
         GeneralName::URI(uri) if uri.starts_with(SCHEME) => Some(uri.parse::<PeerIdentity>()),
         _ => None,
     });
-    let identity = identities.next().transpose().map_err(TlsError::Certificate)?;
-    if identities.next().is_some() {
-        return Err(TlsError::Certificate("it names more than one identity".to_owned()));
-    }
+    let identity = match (identities.next().transpose(), identities.next()) {
+        (_, Some(_)) => Err(TlsError::Certificate("it names more than one identity".to_owned())),
+        (first, None) => first.map_err(TlsError::Certificate),
+    };
     Ok(Leaf { identity, not_after: parsed.validity().not_after.timestamp() })
 }
 

@@ -18,18 +18,19 @@ mod authority;
 mod client;
 mod connector;
 mod files;
+mod handshake;
 mod identity;
 mod process;
 mod trouble;
 
 pub use authority::{Authority, Issued, Purpose};
 pub use client::{ClientTls, ClientTlsFiles};
-pub use connector::{Connector, HandshakeError};
+pub use connector::Connector;
 pub use files::{TlsError, TlsFiles};
 pub use identity::{PeerIdentity, ServiceRole, not_after};
 pub use process::{Accepted, ProcessTls};
 pub use tokio_rustls::TlsStream;
-pub use trouble::in_words;
+pub use trouble::{HandshakeError, in_words, nothing_begun};
 
 /// What both sides speak on an encrypted connection, the wish first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", HTTP1];

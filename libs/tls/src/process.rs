@@ -2,29 +2,23 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
-use tokio::io::AsyncBufReadExt as _;
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream, client};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::files::{Contents, Material, TlsError, TlsFiles, provider};
+use crate::handshake::{dialled, in_time};
 use crate::identity::{PeerIdentity, ServiceRole, leaf};
-use crate::trouble::in_words;
 use crate::{HTTP1, PROTOCOLS};
 
-/// How long a peer may take to agree on keys.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-/// How long whoever has dialled waits for the first bytes of the other side.
-const FIRST_BYTES_MAX: Duration = Duration::from_secs(1);
 /// The name that processes of a cluster call each other in a handshake, which needs one: nobody looks at it.
 const ANY_NAME: &str = "walser.internal";
 
@@ -55,6 +49,8 @@ struct Loaded {
     client: Option<Arc<ClientConfig>>,
     identity: Option<PeerIdentity>,
     not_after: i64,
+    /// The authorities of the files have signed the certificate, as those of the peers do.
+    believed: bool,
 }
 
 impl std::fmt::Debug for Loaded {
@@ -73,9 +69,30 @@ pub struct Accepted {
     pub http1: bool,
 }
 
+/// Whether one of the authorities in the files has signed the certificate, and it is valid now.
+fn is_believed(material: &Material) -> bool {
+    let (Some(authorities), Some((own, between))) = (&material.authorities, material.own.cert.split_first()) else {
+        return false;
+    };
+    SignedByAuthority(Arc::clone(authorities)).check(own, between, UnixTime::now()).is_ok()
+}
+
 /// Judges a certificate by who has signed it: which process it names is looked at after the handshake.
 #[derive(Debug)]
 struct SignedByAuthority(Arc<RootCertStore>);
+
+impl SignedByAuthority {
+    fn check(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        let algorithms = provider().signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.0, intermediates, now, algorithms)
+    }
+}
 
 impl ServerCertVerifier for SignedByAuthority {
     fn verify_server_cert(
@@ -86,9 +103,7 @@ impl ServerCertVerifier for SignedByAuthority {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = provider().signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.0, intermediates, now, algorithms)?;
+        self.check(end_entity, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -167,6 +182,14 @@ impl ProcessTls {
             let (now, then) = (named(&loaded.identity), named(&before.identity));
             return Err(TlsError::Certificate(format!("it is one of {now}, and the process has begun as {then}")));
         }
+        let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
+        if loaded.not_after < now && before.not_after >= now {
+            return Err(TlsError::Certificate("it has expired, and the one in use has not".to_owned()));
+        }
+        if before.believed && !loaded.believed {
+            let problem = "no authority in the file beside it has signed it, or it is not valid now";
+            return Err(TlsError::Certificate(problem.to_owned()));
+        }
         shared.loaded.store(Arc::new(loaded));
         Ok(true)
     }
@@ -211,39 +234,15 @@ impl ProcessTls {
         let loaded = self.shared.loaded.load_full();
         let client = loaded.client.clone().ok_or_else(|| io::Error::other("this TLS is for clients only"))?;
         let name = ServerName::try_from(ANY_NAME).map_err(io::Error::other)?;
-        let stream = dialled(TlsConnector::from(client).connect(name, stream)).await?;
-        let peer = loaded.peer(stream.get_ref().1.peer_certificates())?;
-        if peer.role != role {
-            return Err(refused(format!("it is {peer}, and a {role} was looked for")));
-        }
-        Ok(stream.into())
+        let judge = |session: &ClientConnection| {
+            let peer = loaded.peer(session.peer_certificates())?;
+            match peer.role == role {
+                true => Ok(()),
+                false => Err(refused(format!("it is {peer}, and a {role} was looked for"))),
+            }
+        };
+        Ok(dialled(TlsConnector::from(client).connect(name, stream), judge).await?.into())
     }
-}
-
-/// A handshake from the side that has dialled. With TLS 1.3 that side is through before the other has judged its certificate,
-/// whose refusal would be taken for a connection that breaks: the first bytes of the other side are waited for, which an
-/// HTTP/2 server sends by itself (RFC 9113, section 3.4). One that does not is not waited for long.
-pub(crate) async fn dialled(
-    handshake: impl Future<Output = io::Result<client::TlsStream<TcpStream>>>,
-) -> io::Result<client::TlsStream<TcpStream>> {
-    in_time(async {
-        let mut stream = handshake.await?;
-        if let Ok(first) = tokio::time::timeout(FIRST_BYTES_MAX, stream.fill_buf()).await {
-            first?;
-        }
-        Ok(stream)
-    })
-    .await
-}
-
-/// A handshake, with its end.
-pub(crate) async fn in_time<T>(handshake: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let took_too_long = || io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long");
-    let agreed = tokio::time::timeout(HANDSHAKE_MAX, handshake).await.map_err(|_elapsed| took_too_long())?;
-    agreed.map_err(|error| match in_words(&error) {
-        Some(words) => io::Error::new(error.kind(), words),
-        None => error,
-    })
 }
 
 fn refused(why: String) -> io::Error {
@@ -257,12 +256,14 @@ impl Kind {
         let material = files.material(&contents)?;
         let own = material.own.end_entity_cert().map_err(|error| TlsError::Certificate(error.to_string()))?;
         let leaf = leaf(own)?;
-        let client = match self {
-            Self::Cluster => Some(Arc::new(dialling(&material)?)),
-            Self::Clients => None,
+        let (client, identity) = match self {
+            Self::Cluster => (Some(Arc::new(dialling(&material)?)), leaf.identity?),
+            // Whose it is among other systems is no matter here.
+            Self::Clients => (None, None),
         };
+        let believed = self == Self::Clients || is_believed(&material);
         let server = Arc::new(serving(&material)?);
-        Ok(Loaded { contents, server, client, identity: leaf.identity, not_after: leaf.not_after })
+        Ok(Loaded { contents, server, client, identity, not_after: leaf.not_after, believed })
     }
 }
 
@@ -279,6 +280,11 @@ fn serving(material: &Material) -> Result<ServerConfig, TlsError> {
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&material.own))));
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+    if material.authorities.is_some() {
+        // A session that is taken up again brings no certificate: one that has expired would be let in for ever.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(config)
 }
 
@@ -292,6 +298,7 @@ fn dialling(material: &Material) -> Result<ClientConfig, TlsError> {
     let own = SingleCertAndKey::from(Arc::clone(&material.own));
     let mut config = builder.with_client_cert_resolver(Arc::new(own));
     config.alpn_protocols = vec![PROTOCOLS[0].to_vec()];
+    config.resumption = Resumption::disabled();
     Ok(config)
 }
 
@@ -301,7 +308,7 @@ impl Loaded {
     /// Who the other side is: of the cluster of this process, or refused.
     fn peer(&self, chain: Option<&[CertificateDer<'_>]>) -> io::Result<PeerIdentity> {
         let shown = chain.and_then(<[_]>::first).ok_or_else(|| refused("it has shown no certificate".to_owned()))?;
-        let named = leaf(shown).map_err(|error| refused(error.to_string()))?.identity;
+        let named = leaf(shown).and_then(|leaf| leaf.identity).map_err(|error| refused(error.to_string()))?;
         let peer = named.ok_or_else(|| refused("its certificate names no process of a cluster".to_owned()))?;
         match &self.identity {
             Some(own) if own.cluster == peer.cluster => Ok(peer),

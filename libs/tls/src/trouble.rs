@@ -4,7 +4,29 @@ use std::error::Error;
 
 use rustls::{AlertDescription, CertificateError};
 
-use crate::connector::HandshakeError;
+/// The other side was reached, and there is no agreement with it: nothing of a call was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("TLS: {0}")]
+pub struct HandshakeError(pub(crate) std::io::Error);
+
+/// Whether nothing of a call can have been done, by one of the causes of this error: TLS was not agreed on, or the other side
+/// has it and was spoken to without.
+pub fn nothing_begun(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<HandshakeError>() || wants_tls(error) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Whether a connection was ended because it has no TLS.
+fn wants_tls(error: &(dyn Error + 'static)) -> bool {
+    let reason = error.downcast_ref::<h2::Error>().and_then(h2::Error::reason);
+    reason == Some(h2::Reason::INADEQUATE_SECURITY)
+}
 
 /// What TLS says is wrong, if that is among the causes of this error.
 pub fn in_words(error: &(dyn Error + 'static)) -> Option<String> {
@@ -17,7 +39,7 @@ pub fn in_words(error: &(dyn Error + 'static)) -> Option<String> {
             return Some(words(tls));
         }
         let http2 = error.downcast_ref::<h2::Error>();
-        if http2.and_then(h2::Error::reason) == Some(h2::Reason::INADEQUATE_SECURITY) {
+        if wants_tls(error) {
             return Some("the other side speaks TLS, and was spoken to without".to_owned());
         }
         // Both hide what they were made of from those who follow causes.

@@ -27,6 +27,8 @@ pub(crate) struct SpaceGuard {
     left: Arc<AtomicI64>,
     /// Bytes that are about to be filled ahead: the disk does not show them yet.
     ahead: Arc<AtomicU64>,
+    /// Bytes that copies under way still need.
+    copies: Arc<AtomicU64>,
     /// The disk at the last look.
     seen: Arc<Mutex<Space>>,
     reserve: Option<u64>,
@@ -50,12 +52,25 @@ pub(crate) struct SpaceAhead {
     bytes: u64,
 }
 
-impl SpaceAhead {
+/// Room that a copy of a log still needs: other copies leave it alone. Appends do not: a copy can wait.
+#[derive(Debug)]
+pub(crate) struct CopyRoom {
+    guard: SpaceGuard,
+    bytes: u64,
+}
+
+impl CopyRoom {
     /// So many of the bytes are about to be written.
     pub(crate) fn use_up(&mut self, bytes: usize) {
         let used = u64::try_from(bytes).unwrap_or(u64::MAX).min(self.bytes);
         self.bytes -= used;
-        self.guard.ahead.fetch_sub(used, Ordering::AcqRel);
+        self.guard.copies.fetch_sub(used, Ordering::AcqRel);
+    }
+}
+
+impl Drop for CopyRoom {
+    fn drop(&mut self) {
+        self.guard.copies.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 
@@ -72,6 +87,7 @@ impl SpaceGuard {
             full: Arc::default(),
             left: Arc::default(),
             ahead: Arc::default(),
+            copies: Arc::default(),
             seen: Arc::default(),
             reserve,
         }
@@ -96,8 +112,16 @@ impl SpaceGuard {
         !self.full() && self.deduct(bytes, directory).is_ok()
     }
 
+    /// Takes room for a copy of so many bytes, or says how many there are. `None`: the disk does not say.
+    pub(crate) fn take_for_copy(&self, bytes: u64, directory: &DataDirectory) -> Option<Result<CopyRoom, u64>> {
+        let before = self.copies.fetch_add(bytes, Ordering::AcqRel);
+        let room = CopyRoom { guard: self.clone(), bytes };
+        let usable = self.usable(directory)?.saturating_sub(before);
+        Some(if usable >= bytes { Ok(room) } else { Err(usable) })
+    }
+
     /// Bytes that something that can wait may use at present; `None`: the disk does not say.
-    pub(crate) fn usable(&self, directory: &DataDirectory) -> Option<u64> {
+    fn usable(&self, directory: &DataDirectory) -> Option<u64> {
         let space = directory.space().ok()?;
         let taken = self.reserve_of(space.total).saturating_add(self.ahead.load(Ordering::Acquire));
         Some(if self.full() { 0 } else { space.free.saturating_sub(taken) })
@@ -327,6 +351,20 @@ mod tests {
         assert_eq!(guard.usable(&directory), Some(0));
         leave(60 << 20);
         assert!(!guard.take_if_there(MIB, &directory), "appends wait, and so does this");
+    }
+
+    #[test]
+    fn copies_leave_each_other_room_and_appends_take_it() {
+        let (directory, leave) = disk();
+        let guard = SpaceGuard::new(Some(16 << 20));
+        leave(26 << 20);
+        let mut first = guard.take_for_copy(6 << 20, &directory).unwrap().unwrap();
+        assert_eq!(guard.take_for_copy(5 << 20, &directory).unwrap().unwrap_err(), 4 << 20);
+        assert!(guard.take(9 * MIB, &directory), "an append does not wait for a copy");
+        first.use_up(2 << 20);
+        assert!(guard.take_for_copy(5 << 20, &directory).unwrap().is_ok());
+        drop(first);
+        assert!(guard.take_for_copy(10 << 20, &directory).unwrap().is_ok());
     }
 
     #[test]

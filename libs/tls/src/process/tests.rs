@@ -1,5 +1,5 @@
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::authority::{Authority, Purpose};
 use crate::client::{ClientTls, ClientTlsFiles};
+use crate::trouble::in_words;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -110,6 +111,12 @@ async fn new_files_are_taken_and_bad_ones_are_not() {
     std::fs::copy(&other.key, &files.key).unwrap();
     assert!(tls.refresh().unwrap());
     assert!(tls.not_after() > before);
+    write(dir.path(), "g", &ours, &process("c", role), -10, DAY);
+    assert!(tls.refresh().unwrap_err().to_string().contains("has expired, and the one in use has not"));
+    let stranger = authority("theirs").issue(&process("c", role), days_from_now(0), DAY).unwrap();
+    std::fs::write(&files.cert, stranger.cert).unwrap();
+    std::fs::write(&files.key, stranger.key).unwrap();
+    assert!(tls.refresh().unwrap_err().to_string().contains("no authority in the file beside it"));
     std::fs::write(&files.cert, "").unwrap();
     assert!(tls.refresh().unwrap_err().to_string().contains("no certificate"));
     write(dir.path(), "g", &ours, &process("d", role), 0, DAY);
@@ -161,6 +168,14 @@ async fn a_client_is_told_what_is_wrong() {
     assert!(wrong.contains("does not believe our certificate"), "{wrong}");
     let wrong = said(&asking, load(&with, Some(&asking_files), None), "localhost").await.unwrap_err();
     assert!(wrong.contains("is not one of a client"), "{wrong}");
+}
+
+#[test]
+fn a_public_certificate_may_be_one_of_another_system() {
+    let (dir, ours) = (tempfile::tempdir().unwrap(), authority("ours"));
+    let other = PeerIdentity { cluster: "mesh/ns".to_owned(), role: ServiceRole::Gateway, id: None };
+    let files = write(dir.path(), "g", &ours, &Purpose::Process(other), 0, DAY);
+    assert_eq!(ProcessTls::for_clients(TlsFiles { ca: None, ..files }).unwrap().identity(), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,8 +15,9 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_server::ControllerService;
 use walser_proto::internal::v1::node_session_response::Action;
 use walser_replication::{AlterIsr, control};
-use walser_rpc::{ApiError, CoordinatorBeat, FeatureLevels, Reason, check_node_id};
+use walser_rpc::{ApiError, CoordinatorBeat, FeatureLevels, Reason, caller_of, check_node_id};
 use walser_service::Caller;
+use walser_tls::PeerIdentity;
 
 use super::{Controller, change_log, metadata};
 use crate::nodes::{Holdings, Proposed};
@@ -119,7 +120,7 @@ const PARTITIONS_RESTORED_MAX: usize = 100_000;
 impl ControllerService for Controller {
     async fn register_node(&self, request: Request<pbi::RegisterNodeRequest>) -> Answer<pbi::RegisterNodeResponse> {
         self.leads()?;
-        check_node_id(&request, NodeId(request.get_ref().node_id))?;
+        check_node_id(caller_of(&request).as_deref(), NodeId(request.get_ref().node_id))?;
         let request = request.into_inner();
         if request.node_id <= 0 {
             return Err(ApiError::field("node_id", "storage nodes have ids from 1 on").into());
@@ -167,6 +168,7 @@ impl ControllerService for Controller {
         &self,
         request: Request<Streaming<pbi::NodeSessionRequest>>,
     ) -> Answer<Self::NodeSessionStream> {
+        let caller = caller_of(&request);
         let mut beats = request.into_inner();
         let (answers, stream) = mpsc::channel(16);
         let controller = self.clone();
@@ -182,7 +184,7 @@ impl ControllerService for Controller {
                     break;
                 };
                 let node_epoch = beat.node_epoch;
-                let answer = controller.take_beat(beat).map_err(Status::from);
+                let answer = controller.take_beat(beat, caller.as_deref()).map_err(Status::from);
                 // One that does not obey this metadata is there, and ends its session: it is not lost.
                 last = if answer.is_ok() { node_epoch } else { 0 };
                 if answers.send(answer).await.is_err() {
@@ -223,6 +225,9 @@ impl ControllerService for Controller {
         request: Request<pbi::RenewLeaderEpochRequest>,
     ) -> Answer<pbi::RenewLeaderEpochResponse> {
         self.leads()?;
+        if let Some((node, _)) = nodes::current(&self.views.load(), request.get_ref().node_epoch) {
+            check_node_id(caller_of(&request).as_deref(), node)?;
+        }
         let request = request.get_ref();
         let reference = request.r#ref.as_ref().and_then(walser_proto::topic_partition);
         let (id, epoch) = reference.ok_or_else(|| ApiError::field("ref", "is not a partition"))?;
@@ -235,7 +240,7 @@ impl ControllerService for Controller {
 
     async fn alter_isr(&self, request: Request<pbi::AlterIsrRequest>) -> Answer<pbi::AlterIsrResponse> {
         self.leads()?;
-        check_node_id(&request, NodeId(request.get_ref().node_id))?;
+        check_node_id(caller_of(&request).as_deref(), NodeId(request.get_ref().node_id))?;
         let request = request.into_inner();
         let caller = (NodeId(request.node_id), request.node_epoch);
         let proposals = request.proposals.iter().map(|message| proposal_of(caller, message));
@@ -338,7 +343,11 @@ impl Controller {
     }
 
     /// Takes a beat. It never waits, least of all for the store: a node whose beat waits is taken for dead.
-    fn take_beat(&self, beat: pbi::NodeSessionRequest) -> Result<pbi::NodeSessionResponse, ApiError> {
+    fn take_beat(
+        &self,
+        beat: pbi::NodeSessionRequest,
+        caller: Option<&PeerIdentity>,
+    ) -> Result<pbi::NodeSessionResponse, ApiError> {
         let pbi::NodeSessionRequest { node_epoch, metadata_version: version, cluster_id, lineage, .. } = beat;
         let view = self.views.load();
         let seen = SeenHistory { cluster_id, version, lineage };
@@ -358,6 +367,7 @@ impl Controller {
             };
             return Ok(pbi::NodeSessionResponse { action: Some(action), standby, ..Default::default() });
         };
+        check_node_id(caller, node)?;
         if let Some(failure) = self.sessions.take_refusal(node) {
             return Err(failure);
         }

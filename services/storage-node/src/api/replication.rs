@@ -24,7 +24,7 @@ use walser_model::{NodeId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::replication_service_client::ReplicationServiceClient;
 use walser_proto::internal::v1::replication_service_server::ReplicationService;
-use walser_rpc::{ApiError, Connection, ControllerClient, Network, Reason};
+use walser_rpc::{ApiError, Connection, ControllerClient, Network, Reason, caller_of};
 use walser_service::Shutdown;
 
 use super::{Answer, Answers};
@@ -100,7 +100,8 @@ impl ReplicationService for Links {
     type ReplicateStream = Answers<pbi::ReplicateResponse>;
 
     async fn replicate(&self, request: Request<Streaming<pbi::ReplicateRequest>>) -> Answer<Self::ReplicateStream> {
-        Ok(Response::new(Box::pin(self.serve_follower(request.into_inner()).await?)))
+        let caller = caller_of(&request);
+        Ok(Response::new(Box::pin(self.serve_follower(request.into_inner(), caller.as_deref()).await?)))
     }
 
     type CopyLogStream = Answers<pbi::CopyLogResponse>;

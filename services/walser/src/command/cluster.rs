@@ -59,7 +59,7 @@ async fn up(arguments: &ClusterUpArgs) -> Result<ExitCode, CliError> {
     let directory = ClusterDirectory::lock(&arguments.place.dir)?;
     let metastore = ClusterMetastore::decide(&directory, arguments)?;
     let processes = layout::plan(&directory, arguments, &metastore)?;
-    certificates::make_certificates(&directory, arguments.tls)?;
+    certificates::make_certificates(&directory)?;
     for left in directory.left_out(&processes)? {
         output::warning(&format!("{left} was a part of this cluster and is not started: what only it has is missing"));
     }

@@ -116,6 +116,11 @@ fn run_dev(arguments: &TlsDevArgs) -> Result<ExitCode, CliError> {
     if made.is_empty() {
         output::note(&format!("{dir} has all of them already: nothing was changed"));
     }
+    if !arguments.hosts.is_empty() && !made.iter().any(|file| file.ends_with("server.crt")) {
+        output::warning(&format!(
+            "{dir}/server.crt is kept, and may be for other names; remove it and {dir}/server.key to have one for these"
+        ));
+    }
     output::note(&format!("clients believe these servers with --tls-ca {dir}/ca.crt"));
     Ok(ExitCode::SUCCESS)
 }

@@ -20,7 +20,7 @@ use super::to_followers::read_disk;
 use crate::error::not_leader;
 use crate::replica_registry::PartitionHandle;
 use crate::replication::{CopyWanted, FromPeer};
-use crate::space::SpaceAhead;
+use crate::space::CopyRoom;
 
 /// Copies that are made at once: each costs the disks and the network of two nodes.
 const COPIES_MAX: usize = 2;
@@ -125,7 +125,7 @@ impl Links {
             let (directory, config) = (Arc::clone(&self.engine.directory), wanted.config.clone());
             let (now, log_start) = (self.engine.clock.now_millis(), Offset(answer.log_start_offset));
             if copy.is_none() {
-                room = self.take_room(usize::try_from(answer.log_bytes).unwrap_or(0))?;
+                room = self.take_room(u64::try_from(answer.log_bytes).unwrap_or(0))?;
             }
             if let Some(room) = &mut room {
                 room.use_up(answer.record_batches.len());
@@ -154,12 +154,12 @@ impl Links {
 
     /// Takes the room of a whole copy: one that does not fit beside the others is not begun, and takes no space from what else is
     /// on the disk. `None`: the disk does not say how much there is.
-    fn take_room(&self, needed: usize) -> Result<Option<SpaceAhead>, ApiError> {
-        let (space, directory) = (&self.engine.space, &self.engine.directory);
-        let Some(usable) = space.usable(directory) else { return Ok(None) };
-        if let Some(room) = space.take_ahead(needed, directory) {
-            return Ok(Some(room));
-        }
+    fn take_room(&self, needed: u64) -> Result<Option<CopyRoom>, ApiError> {
+        let usable = match self.engine.space.take_for_copy(needed, &self.engine.directory) {
+            Some(Ok(room)) => return Ok(Some(room)),
+            Some(Err(usable)) => usable,
+            None => return Ok(None),
+        };
         let text = format!("the leader's log has {needed} bytes, and {usable} are free for it on the disk");
         Err(ApiError::new(Reason::DiskFull, text).with("needed", needed).with("free", usable))
     }

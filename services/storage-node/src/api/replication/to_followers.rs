@@ -13,7 +13,8 @@ use walser_log::{Generation, LogReader, ReadError, Slice};
 use walser_model::{NodeId, Offset, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_replication::ReplicationSessionId;
-use walser_rpc::{ApiError, Reason};
+use walser_rpc::{ApiError, Reason, check_node_id};
+use walser_tls::PeerIdentity;
 
 use super::messages::{ack_of, answer_message, close_of, frame_message, open_of};
 use super::{BEAT, Links, SILENCE_MAX};
@@ -54,15 +55,17 @@ impl Links {
     /// Serves the stream of a follower.
     ///
     /// # Errors
-    /// When its first message does not say who it is, or it is of another cluster.
+    /// When its first message does not say who it is, names another than its certificate does, or it is of another cluster.
     pub(crate) async fn serve_follower(
         &self,
         mut requests: Streaming<pbi::ReplicateRequest>,
+        caller: Option<&PeerIdentity>,
     ) -> Result<ReceiverStream<Result<pbi::ReplicateResponse, Status>>, ApiError> {
         let silent = || ApiError::field("node_id", "the first message must name the follower");
         let hello = requests.message().await?.filter(|hello| hello.node_id > 0).ok_or_else(silent)?;
         self.check_cluster(&hello.cluster_id)?;
         let follower = NodeId(hello.node_id);
+        check_node_id(caller, follower)?;
         let (responses, stream) = mpsc::channel(RESPONSES_MAX);
         let credit = Arc::new(Credit::default());
         credit.raise(hello.credit_bytes);

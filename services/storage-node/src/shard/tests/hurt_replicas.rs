@@ -92,9 +92,10 @@ fn a_log_with_page_cache_whose_last_flush_fails_at_the_stop_is_told_after_it() {
     let disk = MemoryDisk::simulated(256 << 20);
     let mut shard = shard_on(&disk);
     shard.context.directory.begin_run(boot).unwrap();
-    lead(&mut shard, 0, &[1, 2]);
-    let _write = append(&mut shard, 0, AppendPermit::uncounted());
+    install(&mut shard, 1, 1, &[1, 2]);
+    flush(&mut shard);
     turn(&mut shard);
+    let _write = append(&mut shard, 0, AppendPermit::uncounted());
     disk.fail_sync_after(0);
     let outcome = shard.partitions.get_mut(&partition(0)).unwrap().log.begin_flush().unwrap().unwrap().run();
     disk.fail_sync_after(u64::MAX);

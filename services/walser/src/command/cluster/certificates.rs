@@ -13,15 +13,16 @@ use crate::error::CliError;
 const CLUSTER: &str = "local";
 const VALID: Duration = Duration::from_secs(3650 * 86_400);
 
-/// Makes the certificates that are missing, of a cluster that has TLS or is to have it.
+/// Makes the certificates that are missing, of a cluster that has TLS by its plan.
 ///
 /// # Errors
 /// When they cannot be made.
-pub(super) fn make_certificates(directory: &ClusterDirectory, wanted: bool) -> Result<(), CliError> {
-    if !wanted && directory.tls().is_none() {
+pub(super) fn make_certificates(directory: &ClusterDirectory) -> Result<(), CliError> {
+    let plan = directory.before()?;
+    if !plan.tls {
         return Ok(());
     }
-    let mut gateways = directory.before()?.processes;
+    let mut gateways = plan.processes;
     gateways.retain(|process| process.role == ClusterRole::Gateway);
     let hosts: Vec<_> = gateways.iter().map(|gateway| gateway.address().ip().to_string()).collect();
     make_development(&directory.tls_directory(), CLUSTER, &hosts, VALID).map(drop)

@@ -59,6 +59,9 @@ pub(super) struct ClusterPlan {
     /// Members of etcd that have had data. `None`: an earlier version has written it, which does not say.
     #[serde(default)]
     pub(super) formed: Option<BTreeSet<u32>>,
+    /// The cluster has TLS.
+    #[serde(default)]
+    pub(super) tls: bool,
 }
 
 /// The directory of a cluster. The lock is held as long as it lives.
@@ -277,6 +280,7 @@ pub(crate) fn plan(
     metastore: &ClusterMetastore,
 ) -> Result<Vec<ClusterProcess>, CliError> {
     let known = directory.before()?;
+    let tls = arguments.tls || known.tls || directory.tls().is_some();
     let (formed, before) = (EtcdMembers(directory).formed(&known), known.processes);
     let counts = [
         (ClusterRole::Etcd, metastore.members()),
@@ -304,7 +308,7 @@ pub(crate) fn plan(
     let same = |known: &ClusterProcess, other: &ClusterProcess| (known.role, known.id) == (other.role, other.id);
     let others = before.iter().filter(|known| !processes.iter().any(|process| same(known, process)));
     let all = processes.iter().chain(others).cloned().collect();
-    directory.keep_plan(&ClusterPlan { processes: all, formed: Some(formed) })?;
+    directory.keep_plan(&ClusterPlan { processes: all, formed: Some(formed), tls })?;
     Ok(processes)
 }
 

@@ -53,7 +53,7 @@ impl DevelopmentFiles {
 pub(crate) fn make(dir: &Path, cluster: &str, hosts: &[String], valid: Duration) -> Result<Vec<PathBuf>, CliError> {
     let of_cluster = |role| PeerIdentity { cluster: cluster.to_owned(), role, id: None };
     std::fs::create_dir_all(dir).map_err(|error| failed(dir, &error))?;
-    let mut directory = Directory { dir, made: Vec::new() };
+    let mut directory = Directory { dir, made: Vec::new(), anew: false };
     let public = directory.authority(CA, "Walser development authority", valid)?;
     let names = LOCAL.into_iter().map(str::to_owned).chain(hosts.iter().cloned()).collect();
     directory.certificate(&public, SERVER, &Purpose::Server(names), valid)?;
@@ -69,6 +69,8 @@ pub(crate) fn make(dir: &Path, cluster: &str, hosts: &[String], valid: Duration)
 struct Directory<'a> {
     dir: &'a Path,
     made: Vec<PathBuf>,
+    /// The authority was made now: what an earlier one has signed is believed by nobody who believes it.
+    anew: bool,
 }
 
 // === impl Directory ===
@@ -81,6 +83,7 @@ impl Directory<'_> {
     /// The authority of this name: as it is there, or a new one.
     fn authority(&mut self, name: &str, shown: &str, valid: Duration) -> Result<Authority, CliError> {
         let [cert, key] = ["crt", "key"].map(|kind| self.path(name, kind));
+        self.anew = false;
         match (read(&cert)?, read(&key)?) {
             (Some(cert), Some(key)) => {
                 let opened = Authority::open(&Issued { cert, key });
@@ -90,6 +93,7 @@ impl Directory<'_> {
                 let made = Authority::new(shown, super::now(), valid);
                 let (authority, kept) = made.map_err(|error| CliError::failed(error.to_string()))?;
                 self.write(name, &kept)?;
+                self.anew = true;
                 Ok(authority)
             }
             (Some(_), None) => Err(half(&cert, &key)),
@@ -105,7 +109,7 @@ impl Directory<'_> {
         purpose: &Purpose,
         valid: Duration,
     ) -> Result<(), CliError> {
-        if ["crt", "key"].iter().all(|kind| self.path(name, kind).exists()) {
+        if !self.anew && ["crt", "key"].iter().all(|kind| self.path(name, kind).exists()) {
             return Ok(());
         }
         self.write(name, &super::issue(authority, purpose, super::now(), valid)?)
@@ -160,6 +164,10 @@ mod tests {
         std::fs::remove_file(dir.path().join("server.crt")).unwrap();
         assert_eq!(make(dir.path(), "c", &["x.example".to_owned()], DAY).unwrap().len(), 2);
         assert_eq!(std::fs::read(dir.path().join("ca.crt")).unwrap(), before);
+        for file in ["ca.crt", "ca.key"] {
+            std::fs::remove_file(dir.path().join(file)).unwrap();
+        }
+        assert_eq!(make(dir.path(), "c", &[], DAY).unwrap().len(), 6, "a new authority, and what it has to sign");
         std::fs::remove_file(dir.path().join("internal-ca.key")).unwrap();
         assert!(make(dir.path(), "c", &[], DAY).unwrap_err().what().contains("internal-ca.key"));
     }

@@ -28,9 +28,9 @@ const AUTHORITY_VALID: Duration = Duration::from_secs(20 * 365 * 86_400);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Secret {
     pub(super) name: String,
-    /// By which the API server sees that somebody else was faster; empty in one that is new.
-    pub(super) version: String,
     pub(super) names: String,
+    /// All of it as it was read, with what others have put there; null in one that is new.
+    pub(super) object: serde_json::Value,
     pub(super) data: BTreeMap<String, String>,
 }
 
@@ -82,7 +82,8 @@ impl<S: Secrets> Maker<S> {
     /// The authority in a Secret, which is made if there is none.
     async fn authority(&self, kind: &str, shown: &str) -> Result<Authority, CliError> {
         let name = format!("{}-{kind}", self.prefix);
-        loop {
+        // Of two that make one at once, the first has made it: it is read then.
+        for _ in 0..2 {
             if let Some(secret) = self.secrets.get(&name).await? {
                 let part = |key: &str| {
                     let missing = || CliError::failed(format!("Secret {name} has no {key}"));
@@ -92,13 +93,14 @@ impl<S: Secrets> Maker<S> {
                 return Authority::open(&kept).map_err(|error| CliError::failed(format!("Secret {name}: {error}")));
             }
             let made = Authority::new(shown, self.now, AUTHORITY_VALID);
-            let (_, kept) = made.map_err(|error| CliError::failed(error.to_string()))?;
+            let (authority, kept) = made.map_err(|error| CliError::failed(error.to_string()))?;
             let data = [(CA_CERT, kept.cert), (CA_KEY, kept.key)].map(|(key, value)| (key.to_owned(), value)).into();
-            // Of two that make one at once, the first has made it: it is read then.
             if self.secrets.create(&Secret { name: name.clone(), data, ..Secret::default() }).await? {
                 output::data(&format!("made {name}"));
+                return Ok(authority);
             }
         }
+        Err(CliError::failed(format!("Secret {name} is there, and cannot be read")))
     }
 
     /// Sees to it that a Secret has a certificate of this authority that is good for long enough.
@@ -114,8 +116,8 @@ impl<S: Secrets> Maker<S> {
         let issued = super::issue(authority, purpose, self.now, self.valid)?;
         let data = [(CA_CERT, authority.cert().to_owned()), (CERT, issued.cert), (KEY, issued.key)];
         let data = data.map(|(key, value)| (key.to_owned(), value)).into();
-        let version = before.as_ref().map(|before| before.version.clone()).unwrap_or_default();
-        let secret = Secret { name: name.clone(), version, names, data };
+        let object = before.as_ref().map(|before| before.object.clone()).unwrap_or_default();
+        let secret = Secret { name: name.clone(), names, object, data };
         match before {
             Some(_) => {
                 self.secrets.replace(&secret).await?;

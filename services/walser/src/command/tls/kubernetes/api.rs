@@ -100,14 +100,16 @@ impl ApiServer {
 
     /// A Secret as the API server takes it.
     fn body(&self, secret: &Secret) -> Value {
-        let mut metadata = json!({ "name": secret.name, "annotations": { NAMES: secret.names } });
-        let labels =
-            self.labels.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<serde_json::Map<_, _>>();
-        metadata["labels"] = labels.into();
-        if !secret.version.is_empty() {
-            metadata["resourceVersion"] = json!(secret.version);
+        let new =
+            json!({ "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": { "name": secret.name } });
+        let mut object = if secret.object.is_object() { secret.object.clone() } else { new };
+        object["metadata"]["annotations"][NAMES] = json!(secret.names);
+        for (name, value) in &self.labels {
+            object["metadata"]["labels"][name] = json!(value);
         }
-        json!({ "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "stringData": secret.data })
+        object["data"] = Value::Null;
+        object["stringData"] = json!(secret.data);
+        object
     }
 
     fn refused(&self, what: &str, status: StatusCode, answer: &Value) -> CliError {
@@ -136,7 +138,7 @@ impl Secrets for ApiServer {
     async fn create(&self, secret: &Secret) -> Result<bool, CliError> {
         match self.call(Method::POST, "", Some(self.body(secret))).await? {
             (StatusCode::CREATED | StatusCode::OK, _) => Ok(true),
-            (StatusCode::CONFLICT, _) => Ok(false),
+            (StatusCode::CONFLICT, answer) if answer["reason"] == "AlreadyExists" => Ok(false),
             (status, answer) => Err(self.refused(&format!("make Secret {}", secret.name), status, &answer)),
         }
     }
@@ -153,8 +155,8 @@ fn secret_of(name: &str, found: &Value) -> Result<Secret, CliError> {
     let unreadable = |key: &str| CliError::failed(format!("Secret {name}: {key} is not text"));
     let mut secret = Secret {
         name: name.to_owned(),
-        version: found["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned(),
         names: found["metadata"]["annotations"][NAMES].as_str().unwrap_or_default().to_owned(),
+        object: found.clone(),
         ..Secret::default()
     };
     for (key, value) in found["data"].as_object().into_iter().flatten() {

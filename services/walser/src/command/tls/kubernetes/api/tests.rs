@@ -27,7 +27,7 @@ impl Fake {
                 None => (StatusCode::NOT_FOUND, json!({})),
             },
             Method::POST if kept.contains_key(body["metadata"]["name"].as_str().unwrap()) => {
-                (StatusCode::CONFLICT, json!({}))
+                (StatusCode::CONFLICT, json!({ "reason": "AlreadyExists" }))
             }
             Method::PUT if kept[name]["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] => {
                 (StatusCode::CONFLICT, json!({ "message": "the object has been modified" }))
@@ -83,8 +83,13 @@ async fn secrets_are_made_read_and_replaced() {
     assert!(server.create(&secret).await.unwrap());
     assert!(!server.create(&secret).await.unwrap(), "there is one");
     let found = server.get("tls").await.unwrap().unwrap();
-    assert_eq!(found, Secret { version: "1".to_owned(), ..secret.clone() });
-    server.replace(&found).await.unwrap();
+    assert_eq!((&found.names, &found.data), (&secret.names, &secret.data));
+    let mut annotated = found.clone();
+    annotated.object["metadata"]["annotations"]["of-another"] = json!("kept");
+    server.replace(&annotated).await.unwrap();
+    let after = server.get("tls").await.unwrap().unwrap();
+    assert_eq!(after.object["metadata"]["annotations"]["of-another"], "kept");
+    assert_eq!(after.object["metadata"]["labels"]["app"], "walser");
     let late = server.replace(&found).await.unwrap_err();
     assert!(late.what().contains("has been modified"), "{}", late.what());
     std::fs::write(dir.path().join("token"), "wrong").unwrap();
