@@ -32,11 +32,7 @@ impl Server {
             let error = CliError::usage(format!("server address \"{address}\" begins with {scheme}://"));
             return Err(error.with_help(format!("write it as HOST:PORT: {}", rest.trim_end_matches('/'))));
         }
-        let client = match tls.load()? {
-            Some(tls) => Client::with_tls(&address, tls)?,
-            None => Client::new(&address)?,
-        };
-        Ok(Self { client, address, context })
+        Ok(Self { client: tls.client(&address)?, address, context })
     }
 
     /// The answer, or the error as people see it.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use walser_client::Client;
 use walser_tls::{ClientTls, ClientTlsFiles};
 
 use crate::error::CliError;
@@ -86,6 +87,17 @@ impl TlsArgs {
         let absolute = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
         let (tls_ca, tls_cert, tls_key) = (absolute(self.tls_ca)?, absolute(self.tls_cert)?, absolute(self.tls_key)?);
         Ok(Self { tls_ca, tls_cert, tls_key, ..self })
+    }
+
+    /// A client of a server that is talked to so. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// As for [`Self::load`], and when the address cannot be one.
+    pub(crate) fn client(&self, address: &str) -> Result<Client, CliError> {
+        Ok(match self.load()? {
+            Some(tls) => Client::with_tls(address, tls)?,
+            None => Client::new(address)?,
+        })
     }
 
     /// Reads what is named. `None`: TLS is not used.

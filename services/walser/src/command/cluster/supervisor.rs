@@ -417,11 +417,7 @@ impl Supervisor {
     /// A client of a gateway.
     fn client_of(&self, gateway: &ClusterProcess) -> Result<Client, CliError> {
         let tls = TlsArgs { tls_ca: self.directory.tls().map(|files| files.ca()), ..TlsArgs::default() };
-        let address = gateway.address().to_string();
-        Ok(match tls.load()? {
-            Some(tls) => Client::with_tls(&address, tls)?,
-            None => Client::new(&address)?,
-        })
+        tls.client(&gateway.address().to_string())
     }
 
     /// Stops processes, in the order opposite to the start, and kills what does not stop.
