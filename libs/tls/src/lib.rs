@@ -30,7 +30,7 @@ pub use files::{TlsError, TlsFiles};
 pub use identity::{PeerIdentity, ServiceRole, not_after};
 pub use process::{Accepted, ProcessTls};
 pub use tokio_rustls::TlsStream;
-pub use trouble::{HandshakeError, in_words, nothing_begun};
+pub use trouble::{HandshakeError, SPOKEN_TO_WITHOUT, in_words, nothing_begun};
 
 /// What both sides speak on an encrypted connection, the wish first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", HTTP1];

@@ -4,6 +4,9 @@ use std::error::Error;
 
 use rustls::{AlertDescription, CertificateError};
 
+/// What is said of a port with TLS that was called without.
+pub const SPOKEN_TO_WITHOUT: &str = "the other side speaks TLS, and was spoken to without";
+
 /// The other side was reached, and there is no agreement with it: nothing of a call was sent.
 #[derive(Debug, thiserror::Error)]
 #[error("TLS: {0}")]
@@ -40,7 +43,7 @@ pub fn in_words(error: &(dyn Error + 'static)) -> Option<String> {
         }
         let http2 = error.downcast_ref::<h2::Error>();
         if wants_tls(error) {
-            return Some("the other side speaks TLS, and was spoken to without".to_owned());
+            return Some(SPOKEN_TO_WITHOUT.to_owned());
         }
         // Both hide what they were made of from those who follow causes.
         let io = http2.and_then(h2::Error::get_io).or_else(|| error.downcast_ref());

@@ -134,7 +134,7 @@ impl CliError {
         let help = match speaks_http1(&address).await {
             None => return self,
             Some(OtherPort::Tls) => {
-                let words = "the other side speaks TLS, and was spoken to without";
+                let words = walser_tls::SPOKEN_TO_WITHOUT;
                 let error = Self { code: self.code, ..Self::failed(format!("TLS with {address}: {words}")) };
                 return error.with_help(tls_help(words));
             }
