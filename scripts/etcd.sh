@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds etcd and etcdctl from the Go module proxy, once, and prints the directory: scripts/etcd.sh [GO]
+# Builds etcd and etcdctl from the Go module proxy, once, and prints the directory: scripts/etcd.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 version=v3.6.16
-go=${1:-go}
+go=$(scripts/go.sh)
 etcd=$(scripts/target_dir.sh)/etcd/$version
 if [ ! -x "$etcd/etcdutl" ]; then
   mkdir -p "$etcd/src"

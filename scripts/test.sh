@@ -36,7 +36,7 @@ export WALSER_TEST_GO="$go" WALSER_TEST_GO_PLUGINS="$target/go/bin"
 
 # The metadata store on etcd: its client is built with protoc, and tested against a real one.
 PROTOC=${PROTOC:-$PWD/scripts/protoc.sh}
-WALSER_ETCD=$(scripts/etcd.sh "$go")/etcd
+WALSER_ETCD=$(scripts/etcd.sh)/etcd
 WALSER_NGINX=$(scripts/nginx.sh)/nginx
 export PROTOC WALSER_ETCD WALSER_NGINX
 

@@ -42,5 +42,5 @@ build_kubernetes() {
 [ -x "$tools/bin/coredns" ] ||
   GOBIN=$tools/bin GOFLAGS="-buildvcs=false -trimpath" "$go" install -ldflags "-s -w" "github.com/coredns/coredns@$coredns" >&2
 ln -sf "$(scripts/chart_tools.sh "$go")/helm" "$tools/bin/helm"
-ln -sf "$(scripts/etcd.sh "$go")/etcd" "$tools/bin/etcd"
+ln -sf "$(scripts/etcd.sh)/etcd" "$tools/bin/etcd"
 echo "$tools/bin"
