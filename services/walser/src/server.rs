@@ -90,8 +90,14 @@ pub(crate) async fn node_count(client: &Client) -> Option<usize> {
 
 /// The address by flag, environment, or context, in this order, the context, and how TLS is used with it.
 fn address(arguments: &ServerArgs) -> Result<(String, Option<String>, TlsArgs), CliError> {
+    let (address, context, tls_of_context) = named(arguments)?;
+    Ok((address, context, arguments.tls.clone().or_environment(tls_of_context)?))
+}
+
+/// The address, the context, and what that says of TLS.
+fn named(arguments: &ServerArgs) -> Result<(String, Option<String>, TlsArgs), CliError> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let tls = arguments.tls.clone().or(TlsArgs::of_environment()?);
+    let tls = TlsArgs::default();
     if let Some(server) = &arguments.server {
         return Ok((server.clone(), None, tls));
     }
@@ -108,5 +114,5 @@ fn address(arguments: &ServerArgs) -> Result<(String, Option<String>, TlsArgs), 
             None => return Ok((ADDRESS_DEFAULT.to_owned(), None, tls)),
         },
     };
-    Ok((contexts.server(&name)?.to_owned(), Some(name.clone()), tls.or(contexts.tls(&name))))
+    Ok((contexts.server(&name)?.to_owned(), Some(name.clone()), contexts.tls(&name)))
 }

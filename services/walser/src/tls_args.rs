@@ -38,28 +38,34 @@ pub(crate) struct TlsArgs {
 // === impl TlsArgs ===
 
 impl TlsArgs {
-    /// What the environment says.
+    /// What holds of these flags, the environment and a context, in this order; `WALSER_TLS=false` turns off what only the
+    /// last two say.
     ///
     /// # Errors
     /// When WALSER_TLS is neither true nor false.
-    pub(crate) fn of_environment() -> Result<Self, CliError> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    pub(crate) fn or_environment(self, context: Self) -> Result<Self, CliError> {
+        self.or_variables(|name| std::env::var(name).ok().filter(|value| !value.is_empty()), context)
+    }
+
+    fn or_variables(self, variable: impl Fn(&str) -> Option<String>, context: Self) -> Result<Self, CliError> {
         let tls = match variable("WALSER_TLS").as_deref() {
+            Some("false" | "0") if self.is_unused() => return Ok(self),
             None | Some("false" | "0") => false,
             Some("true" | "1") => true,
             Some(other) => return Err(CliError::usage(format!("WALSER_TLS is \"{other}\"; it is true or false"))),
         };
-        Ok(Self {
+        let environment = Self {
             tls,
             tls_ca: variable("WALSER_TLS_CA").map(PathBuf::from),
             tls_cert: variable("WALSER_TLS_CERT").map(PathBuf::from),
             tls_key: variable("WALSER_TLS_KEY").map(PathBuf::from),
             tls_server_name: variable("WALSER_TLS_SERVER_NAME"),
-        })
+        };
+        Ok(self.or(environment).or(context))
     }
 
     /// With `other` for what is not said here.
-    pub(crate) fn or(self, other: Self) -> Self {
+    fn or(self, other: Self) -> Self {
         Self {
             tls: self.tls || other.tls,
             tls_ca: self.tls_ca.or(other.tls_ca),
@@ -138,6 +144,22 @@ mod tests {
         let both = flags.or(context);
         assert_eq!((both.tls_ca, both.tls_server_name), (Some("a.pem".into()), Some("x".to_owned())));
         assert!(!TlsArgs::default().is_used());
+    }
+
+    #[test]
+    fn the_environment_turns_off_what_no_flag_says() {
+        let of = |pairs: &[(&str, &str)], flags: TlsArgs| {
+            let pairs: Vec<_> = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let variable =
+                move |name: &str| pairs.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
+            flags.or_variables(variable, TlsArgs { tls_ca: Some("context.pem".into()), ..TlsArgs::default() })
+        };
+        let (off, ca) = (("WALSER_TLS", "false"), ("WALSER_TLS_CA", "environment.pem"));
+        assert_eq!(of(&[ca], TlsArgs::default()).unwrap().tls_ca, Some("environment.pem".into()));
+        assert!(of(&[off, ca], TlsArgs::default()).unwrap().is_unused());
+        let flags = of(&[off], TlsArgs { tls: true, ..TlsArgs::default() }).unwrap();
+        assert_eq!((flags.tls, flags.tls_ca), (true, Some("context.pem".into())));
+        assert!(of(&[("WALSER_TLS", "maybe")], TlsArgs::default()).unwrap_err().what().contains("maybe"));
     }
 
     #[test]
