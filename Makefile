@@ -1,7 +1,7 @@
 # Every verb of the project. `make` shows them.
 .DEFAULT_GOAL := help
 SHELL := /usr/bin/env bash
-.PHONY: help build run demo test test-faults clients chart crash-long fuzz-long sim sim-long sim-mutations sim-shard bench images test-compose test-containers test-k8s verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy fix fix-fmt fix-clippy
+.PHONY: help build run demo test test-faults clients chart crash-long fuzz-long sim sim-long sim-mutations sim-shard bench images test-compose test-containers test-k8s verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy verify-deny advisories fix fix-fmt fix-clippy
 
 help: ## Show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -61,13 +61,19 @@ test-containers: ## Run the images as a cluster of containers, and hurt it under
 test-k8s: ## Run the chart on a real Kubernetes of one node, and disturb it under load (as root; ONLY="standalone cluster tls")
 	scripts/test_k8s.sh $(ONLY)
 
-verify: verify-fmt verify-tidy verify-clippy verify-doc ## Check formatting, structure, lints and documentation
+verify: verify-fmt verify-tidy verify-deny verify-clippy verify-doc ## Check formatting, structure, dependencies, lints and documentation
 
 verify-fmt:
 	cargo fmt --all --check
 
 verify-tidy:
 	cargo test -q -p walser-tidy
+
+verify-deny:
+	scripts/cargo_deny.sh --hide-inclusion-graph bans licenses sources
+
+advisories: ## Check the dependencies against the RustSec advisories, which come from GitHub
+	scripts/cargo_deny.sh advisories
 
 verify-clippy:
 	cargo clippy -q --workspace --all-targets -- -D warnings
