@@ -43,15 +43,21 @@ pub struct EtcdConfig {
     pub endpoints: Vec<String>,
     /// All keys are below it. A slash is added where it does not end with one.
     pub prefix: String,
-    /// Name and password.
-    pub user: Option<(String, String)>,
-    pub tls: Option<EtcdTls>,
+    pub credentials: EtcdCredentials,
     /// The history may be compacted: nobody else uses this etcd.
     pub compacts: bool,
 }
 
+/// How this process and etcd know each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EtcdCredentials {
+    /// Name and password.
+    pub user: Option<(String, String)>,
+    pub tls: Option<EtcdTls>,
+}
+
 /// How a member proves who it is, and this process to it, in PEM.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EtcdTls {
     pub ca: Vec<u8>,
     /// Certificate and key.
@@ -84,6 +90,11 @@ impl Etcd {
     pub fn new(config: &EtcdConfig) -> Result<Self, StoreError> {
         let (members, keys) = (Arc::new(Members::new(config)?), Arc::new(Keys::new(&config.prefix)));
         Ok(Self { members, keys, compacts: config.compacts })
+    }
+
+    /// Takes other credentials: the next request goes over a connection that is made with them. Streams stay where they are.
+    pub fn renew(&self, credentials: &EtcdCredentials) {
+        self.members.renew(credentials);
     }
 
     /// Those that do not answer, alarms, versions with known faults.

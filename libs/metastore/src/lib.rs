@@ -21,7 +21,7 @@ use bytes::Bytes;
 pub use embedded::Embedded;
 pub use engine::HISTORY_MAX;
 #[cfg(feature = "etcd")]
-pub use etcd::{Etcd, EtcdConfig, EtcdTls, etcd_is_too_old};
+pub use etcd::{Etcd, EtcdConfig, EtcdCredentials, EtcdTls, etcd_is_too_old};
 pub use limits::{OPERATIONS_MAX, REQUEST_BYTES_MAX, request_bytes};
 pub use memory::Memory;
 pub use range::{RangePage, RangeRequest, Snapshot, read_all};

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::IntGaugeVec;
-use tokio::time::MissedTickBehavior;
 use walser_model::Clock;
 use walser_tls::{ProcessTls, ServiceRole, TlsError, TlsFiles};
 
 use crate::metrics::Metrics;
+use crate::reload;
 use crate::settings::{Key, Kind, Settings};
 use crate::shutdown::Shutdown;
-use crate::vital;
 
 /// TLS of the port that clients call.
 pub const PUBLIC_TLS: &[Key] = &[
@@ -52,14 +52,6 @@ pub const INTERNAL_TLS: &[Key] = &[
         doc: "Authority of the cluster, as PEM: it signs the certificates of all processes, and no others.",
     },
 ];
-
-/// How the files are followed.
-pub(crate) const RELOAD: Key = Key {
-    name: "tls.reload.interval.ms",
-    kind: Kind::Millis(100, 86_400_000),
-    default: "10000",
-    doc: "How often the files of certificates are read again; new contents are taken without a restart.",
-};
 
 /// From so many seconds before its end on, a certificate is warned of.
 const WARNED_BEFORE: i64 = 7 * 86_400;
@@ -124,60 +116,34 @@ impl Certificates {
         );
         for (port, tls) in [("public", &self.public), ("internal", &self.cluster)] {
             let Some(tls) = tls.clone() else { continue };
-            let (every, shutdown) = (settings.duration(RELOAD.name), stop.clone());
-            let follower = Follower { port, tls, ends: ends.clone(), clock: Arc::clone(&clock) };
-            vital::task("certificates", stop, async move {
-                tokio::select! {
-                    () = follower.run(every) => {}
-                    () = shutdown.wait() => {}
-                }
-            });
+            let (ends, clock) = (ends.clone(), Arc::clone(&clock));
+            let followed = Followed { port, tls, ends, clock, warned: Mutex::new(None) };
+            reload::follow(port, settings, stop, move || followed.look());
         }
     }
 }
 
-/// Follows the files of one port.
-struct Follower {
+/// The files of one port.
+struct Followed {
     port: &'static str,
     tls: ProcessTls,
     ends: IntGaugeVec,
     clock: Arc<dyn Clock>,
+    /// When the end of this certificate was last warned of.
+    warned: Mutex<Option<Duration>>,
 }
 
-impl Follower {
-    async fn run(self, every: Duration) {
-        let mut ticks = tokio::time::interval(every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut told, mut warned) = (None, None);
-        loop {
-            ticks.tick().await;
-            let tls = self.tls.clone();
-            let read = tokio::task::spawn_blocking(move || tls.refresh()).await;
-            match read {
-                Ok(Ok(changed)) => {
-                    told = None;
-                    if changed {
-                        warned = None;
-                        tracing::info!(port = self.port, "new certificates are in use");
-                    }
-                }
-                // Files that are replaced one by one do not fit for a moment: what is still so at the next look is told.
-                Ok(Err(error)) => {
-                    let error = error.to_string();
-                    match &mut told {
-                        Some((before, true)) if *before == error => {}
-                        Some((before, said)) if *before == error => {
-                            *said = true;
-                            let port = self.port;
-                            tracing::error!(port, error, "new certificates cannot be used, the old ones stay");
-                        }
-                        _ => told = Some((error, false)),
-                    }
-                }
-                Err(error) => tracing::error!(%error, "reading the certificates"),
-            }
-            self.look_at_end(&mut warned);
+// === impl Followed ===
+
+impl Followed {
+    fn look(&self) -> Result<bool, TlsError> {
+        let read = self.tls.refresh();
+        let mut warned = self.warned.lock();
+        if matches!(read, Ok(true)) {
+            *warned = None;
         }
+        self.look_at_end(&mut warned);
+        read
     }
 
     /// Says how long the certificate is valid, and warns when that is not long.

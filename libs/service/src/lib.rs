@@ -2,7 +2,7 @@
 //!
 //! Settings ([`Settings`]), logs and traces ([`telemetry`]), signals and drain ([`Shutdown`]), the gRPC listener with
 //! its limits ([`Listener`]), metrics and the admin port ([`admin`]), the parts whose death ends the process
-//! ([`vital`], [`Tasks`]); and the process that puts them together ([`process`]).
+//! ([`vital`], [`Tasks`]), secrets in files ([`reload`]); and the process that puts them together ([`process`]).
 
 pub mod admin;
 mod caller;
@@ -12,6 +12,7 @@ mod listener;
 mod metrics;
 mod preface;
 pub mod process;
+pub mod reload;
 mod settings;
 mod shutdown;
 mod signals;

@@ -18,12 +18,13 @@ use walser_model::{Clock, Random, SystemClock, SystemRandom};
 use walser_tls::{ProcessTls, ServiceRole};
 
 use crate::admin::{self, AdminSite, Health};
-use crate::certificates::{self, CertificateError, Certificates};
+use crate::certificates::{CertificateError, Certificates};
 use crate::listener::{
     CallService, ConnectionAge, Exposure, Listener, ListenerError, ListenerLimits, PENDING_RESETS_MAX,
     PENDING_RESETS_OF_CLUSTER_MAX,
 };
 use crate::metrics::Metrics;
+use crate::reload;
 use crate::settings::{Key, Kind, Settings, SettingsError};
 use crate::shutdown::Shutdown;
 use crate::signals::signals;
@@ -48,7 +49,7 @@ pub const INTERNAL_PORT: &[Key] = &[Key {
 
 /// Settings of every process.
 pub const KEYS: &[Key] = &[
-    certificates::RELOAD,
+    reload::INTERVAL,
     Key {
         name: "admin",
         kind: Kind::Address,

@@ -37,7 +37,7 @@ pub(crate) const KEYS: &[Key] = &[
         name: "controller.etcd.password.file",
         kind: Kind::Text,
         default: "",
-        doc: "File with the password of the user. It is read at a start: after a change, start the controllers again, one after the other.",
+        doc: "File with the password of the user. It is followed like the certificates.",
     },
     Key {
         name: "controller.etcd.ca.file",
@@ -95,22 +95,42 @@ mod etcd {
 mod etcd {
     use std::time::Duration;
 
-    use walser_metastore::{Etcd, EtcdConfig, EtcdTls, StoreError};
+    use parking_lot::Mutex;
+    use walser_metastore::{Etcd, EtcdConfig, EtcdCredentials, EtcdTls, StoreError};
     use walser_rpc::Outage;
+    use walser_service::reload;
+    use walser_tls::{ClientTls, ClientTlsFiles};
 
-    use super::{Arc, MainError, Metastore, Settings, Shutdown};
+    use super::{Arc, MainError, Metastore, PathBuf, Settings, Shutdown};
     use crate::error::store_failure;
 
     /// Pause before etcd is asked again that has not answered.
     const RETRY: Duration = Duration::from_millis(500);
 
     pub(super) async fn open(settings: &Settings, shutdown: &Shutdown) -> Result<Arc<dyn Metastore>, MainError> {
-        let store = Etcd::new(&config(settings)?)?;
+        let config = config(settings)?;
+        let store = Etcd::new(&config)?;
+        follow_files(&store, config.credentials, settings, shutdown);
         tokio::select! {
             answered = answers(&store) => answered?,
             () = shutdown.wait() => return Err("stopped before etcd has answered".into()),
         }
         Ok(Arc::new(store))
+    }
+
+    /// Takes what is new in the files of certificates and password.
+    fn follow_files(store: &Etcd, read: EtcdCredentials, settings: &Settings, shutdown: &Shutdown) {
+        let (store, used, from) = (store.clone(), Mutex::new(read), settings.clone());
+        reload::follow("etcd", settings, shutdown, move || {
+            let read = credentials(&from).map_err(|error| error.to_string())?;
+            let mut used = used.lock();
+            let new = *used != read;
+            if new {
+                store.renew(&read);
+                *used = read;
+            }
+            Ok::<_, String>(new)
+        });
     }
 
     /// Waits until etcd answers.
@@ -148,6 +168,18 @@ mod etcd {
             )
             .into());
         }
+        let credentials = credentials(settings)?;
+        let https = endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
+        if https && credentials.tls.is_none() {
+            return Err("https needs controller.etcd.ca.file: the authorities by which etcd is known".into());
+        }
+        let (prefix, compacts) =
+            (settings.text("controller.etcd.prefix").to_owned(), settings.flag("controller.etcd.compact"));
+        Ok(EtcdConfig { endpoints: endpoints.into_iter().map(str::to_owned).collect(), prefix, credentials, compacts })
+    }
+
+    /// User, password and certificates, as their files have them now. It waits for the disk.
+    fn credentials(settings: &Settings) -> Result<EtcdCredentials, MainError> {
         let user = given(settings, "controller.etcd.user").map(str::to_owned);
         let password = file(settings, "controller.etcd.password.file")?;
         let user = match (user, password) {
@@ -165,14 +197,19 @@ mod etcd {
         };
         let tls = match file(settings, "controller.etcd.ca.file")? {
             Some(ca) => Some(EtcdTls { ca, identity }),
-            None if identity.is_some() || endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) => {
-                return Err("https needs controller.etcd.ca.file: the authorities by which etcd is known".into());
+            None if identity.is_some() => {
+                return Err("controller.etcd.cert.file needs controller.etcd.ca.file".into());
             }
             None => None,
         };
-        let (prefix, compacts) =
-            (settings.text("controller.etcd.prefix").to_owned(), settings.flag("controller.etcd.compact"));
-        Ok(EtcdConfig { endpoints: endpoints.into_iter().map(str::to_owned).collect(), prefix, user, tls, compacts })
+        if tls.is_some() {
+            // etcd's client says of files that cannot be used only that it does not get through.
+            let path = |name: &str| given(settings, name).map(PathBuf::from);
+            let own = path("controller.etcd.cert.file").zip(path("controller.etcd.key.file"));
+            let files = ClientTlsFiles { ca: path("controller.etcd.ca.file"), own, server_name: None };
+            ClientTls::load(&files).map_err(|error| format!("settings controller.etcd.*: {error}"))?;
+        }
+        Ok(EtcdCredentials { user, tls })
     }
 
     #[cfg(test)]
@@ -194,15 +231,16 @@ mod etcd {
             let user = "controller.etcd.user=walser";
             let found = configured(&[endpoints, user, &of_file("password")]).unwrap();
             assert_eq!(found.endpoints, ["http://a:2379", "http://b:2379"]);
-            assert_eq!(found.user, Some(("walser".to_owned(), "word".to_owned())));
+            assert_eq!(found.credentials.user, Some(("walser".to_owned(), "word".to_owned())));
             let secure = "controller.etcd.endpoints=https://a:2379";
-            let refused: [(&[&str], &str); 6] = [
+            let refused: [(&[&str], &str); 7] = [
                 (&[], "is not of the form"),
                 (&["controller.etcd.endpoints=a:2379"], "\"a:2379\" is not of the form"),
                 (&[endpoints, user], "go together"),
                 (&[secure], "needs controller.etcd.ca.file"),
                 (&[secure, &of_file("ca"), &of_file("cert")], "go together"),
                 (&[endpoints, "controller.etcd.ca.file=/nowhere"], "/nowhere"),
+                (&[secure, &of_file("ca")], "it is not a PEM file"),
             ];
             for (pairs, text) in refused {
                 let error = configured(pairs).unwrap_err().to_string();

@@ -3,11 +3,13 @@
 #[path = "../../../../libs/metastore/tests/etcd/member.rs"]
 mod member;
 
+use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::Command;
 
 use walser_proto::v1 as pb;
 
-use self::member::{Member, Place};
+use self::member::{Member, Place, own_address};
 use crate::faults::until;
 use crate::hurt_copies::copy_dir;
 use crate::processes::{Cluster, Service};
@@ -185,6 +187,53 @@ async fn a_controller_that_is_cut_off_from_etcd_is_followed_by_nobody() {
     write(&client, "t", 0, "after").await;
     assert_eq!(values(&client, "t", 0).await, ["before", "after"]);
     controllers.into_iter().for_each(Service::kill);
+}
+
+/// Certificates for an address, with an authority of their own.
+fn certificates(dir: &Path, host: Ipv4Addr) {
+    let made =
+        Command::new(binary()).args(["tls", "dev"]).arg(dir).args(["--host", &host.to_string()]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_takes_new_certificates_for_etcd_without_a_restart() {
+    let (_dir, data) = place();
+    let host = own_address();
+    let [before, after, of_etcd, own] = ["before", "after", "of-etcd", "own"].map(|name| data.join(name));
+    for (made, used) in [(&before, &of_etcd), (&before, &own)] {
+        certificates(made, host);
+        copy_dir(made, used);
+    }
+    certificates(&after, host);
+    let file = |dir: &Path, name: &str| dir.join(name).display().to_string();
+    let (ca, cert, key) = (file(&of_etcd, "ca.crt"), file(&of_etcd, "server.crt"), file(&of_etcd, "server.key"));
+    let flags = ["--client-cert-auth", "--trusted-ca-file", &ca, "--cert-file", &cert, "--key-file", &key];
+    let at = Place::free_at(host, "https");
+    let mut etcd = Member::start(&data.join("etcd"), "m0", &at, &format!("m0={}", at.peer), &flags.map(str::to_owned));
+    let of_file = |setting: &str, name: &str| format!("controller.etcd.{setting}.file={}", file(&own, name));
+    let cluster = Cluster::start_with(
+        &data,
+        vec![
+            "controller.metastore=etcd".to_owned(),
+            format!("controller.etcd.endpoints={}", etcd.client),
+            of_file("ca", "ca.crt"),
+            of_file("cert", "client.crt"),
+            of_file("key", "client.key"),
+            "tls.reload.interval.ms=100".to_owned(),
+        ],
+    );
+    assert!(create_again(&cluster, "before"));
+    // etcd believes another authority from here on, and the controller still shows a certificate of the one before.
+    etcd.kill();
+    copy_dir(&after, &of_etcd);
+    etcd.restart();
+    assert!(!create_again(&cluster, "between"), "the two do not know each other");
+    copy_dir(&after, &own);
+    until(async || create_again(&cluster, "after"), "the controller shows the new certificate").await;
+    let client = cluster.client();
+    write(&client, "after", 0, "1").await;
+    assert_eq!(values(&client, "after", 0).await, ["1"]);
 }
 
 /// Whether a topic is there, or can be made.

@@ -1,14 +1,16 @@
 //! The members of etcd, one of which is asked at a time: the next one when it does not answer.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
-use tokio::sync::OnceCell;
+use parking_lot::RwLock;
+use tokio::sync::Mutex;
 
-use super::EtcdConfig;
 use super::fault::Fault;
+use super::{EtcdConfig, EtcdCredentials};
 use crate::StoreError;
 
 /// A member that has not answered within this time does not count.
@@ -30,11 +32,24 @@ pub(super) enum Repeat {
     IfNotApplied,
 }
 
-#[derive(Clone)]
 struct Member {
     url: String,
     /// With a token, where a user is named.
-    client: OnceCell<Client>,
+    client: Mutex<Option<Connected>>,
+}
+
+/// A connection to a member.
+struct Connected {
+    client: Client,
+    /// Which credentials it was made with.
+    renewals: u64,
+}
+
+/// How a connection is made.
+struct Connecting {
+    options: ConnectOptions,
+    /// How often the credentials have been renewed.
+    renewals: u64,
 }
 
 /// The members.
@@ -42,7 +57,7 @@ pub(super) struct Members {
     members: Vec<Member>,
     /// The one that is asked.
     current: AtomicUsize,
-    options: ConnectOptions,
+    connecting: RwLock<Arc<Connecting>>,
 }
 
 impl fmt::Debug for Members {
@@ -57,9 +72,15 @@ impl Members {
         if config.endpoints.is_empty() {
             return Err(StoreError::Invalid("no endpoint of etcd is named".to_owned()));
         }
-        let member = |url: &String| Member { url: url.clone(), client: OnceCell::new() };
+        let member = |url: &String| Member { url: url.clone(), client: Mutex::new(None) };
         let members = config.endpoints.iter().map(member).collect();
-        Ok(Self { members, current: AtomicUsize::new(0), options: options(config) })
+        let connecting = Connecting { options: options(&config.credentials), renewals: 0 };
+        Ok(Self { members, current: AtomicUsize::new(0), connecting: RwLock::new(Arc::new(connecting)) })
+    }
+
+    pub(super) fn renew(&self, credentials: &EtcdCredentials) {
+        let mut connecting = self.connecting.write();
+        *connecting = Arc::new(Connecting { options: options(credentials), renewals: connecting.renewals + 1 });
     }
 
     /// Asks the members in turn, each once, beginning with the one that answered last.
@@ -123,9 +144,7 @@ impl Members {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        // The future of it is large.
-        let connect = || Box::pin(Client::connect([&member.url], Some(self.options.clone())));
-        let client = within(answer_max, member.client.get_or_try_init(connect)).await.map_err(not_sent)?.clone();
+        let client = within(answer_max, self.connected(member)).await.map_err(not_sent)?;
         let fault = match within(answer_max, request(client.clone())).await {
             Err(fault @ Fault::Token(_)) => fault,
             answer => return answer,
@@ -136,6 +155,19 @@ impl Members {
             Ok(()) => within(answer_max, request(client)).await,
             Err(_) => Err(fault),
         }
+    }
+
+    /// The connection to a member with the credentials of now.
+    async fn connected(&self, member: &Member) -> Result<Client, Error> {
+        let mut connected = member.client.lock().await;
+        let connecting = Arc::clone(&self.connecting.read());
+        if let Some(connected) = connected.as_ref().filter(|connected| connected.renewals == connecting.renewals) {
+            return Ok(connected.client.clone());
+        }
+        // The future of it is large.
+        let client = Box::pin(Client::connect([&member.url], Some(connecting.options.clone()))).await?;
+        *connected = Some(Connected { client: client.clone(), renewals: connecting.renewals });
+        Ok(client)
     }
 }
 
@@ -152,16 +184,16 @@ async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, Error
     tokio::time::timeout(limit, answer).await.map_err(late)?.map_err(|error| Fault::of(&error))
 }
 
-fn options(config: &EtcdConfig) -> ConnectOptions {
+fn options(credentials: &EtcdCredentials) -> ConnectOptions {
     let mut options = ConnectOptions::new()
         .with_keep_alive(PING_EVERY, PING_ANSWER_MAX)
         .with_keep_alive_while_idle(false)
         .with_connect_timeout(CONNECT_MAX)
         .with_require_leader(true);
-    if let Some((user, password)) = &config.user {
+    if let Some((user, password)) = &credentials.user {
         options = options.with_user(user, password);
     }
-    if let Some(tls) = &config.tls {
+    if let Some(tls) = &credentials.tls {
         let mut of_tls = TlsOptions::new().ca_certificate(Certificate::from_pem(&tls.ca));
         if let Some((certificate, key)) = &tls.identity {
             of_tls = of_tls.identity(Identity::from_pem(certificate, key));

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use walser_metastore::{Etcd, EtcdConfig, EtcdTls, Metastore as _, StoreProblem};
+use walser_metastore::{Etcd, EtcdConfig, EtcdCredentials, EtcdTls, Metastore as _, StoreProblem};
 
 use crate::member::{Member, Place, own_address};
 
@@ -40,6 +40,11 @@ impl Certificates {
     }
 }
 
+/// Credentials without a user.
+pub(crate) fn of_tls(tls: EtcdTls) -> EtcdCredentials {
+    EtcdCredentials { user: None, tls: Some(tls) }
+}
+
 /// A cluster of etcd. Its members are killed when it is dropped, before their files are removed.
 pub(crate) struct Cluster {
     members: Vec<Member>,
@@ -68,7 +73,7 @@ impl Cluster {
         let (ca, certificate, key) = (file("ca.pem", ca), file("cert.pem", certificate), file("key.pem", key));
         let flags = ["--client-cert-auth", "--trusted-ca-file", &ca, "--cert-file", &certificate, "--key-file", &key];
         let cluster = Self::start_in(dir, vec![Place::free_at(*address, "https")], &flags);
-        let store = EtcdConfig { tls: Some(certificates.of_client()), ..cluster.config("/ready/") };
+        let store = EtcdConfig { credentials: of_tls(certificates.of_client()), ..cluster.config("/ready/") };
         all_answer(&Etcd::new(&store).unwrap()).await;
         cluster
     }

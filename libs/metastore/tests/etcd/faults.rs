@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use walser_metastore::{
-    Compare, Etcd, EtcdConfig, EtcdTls, Metastore as _, Op, Outcome, Revision, StoreError, Txn, Watch, WatchError,
-    WatchEvent,
+    Compare, Etcd, EtcdConfig, EtcdCredentials, EtcdTls, Metastore as _, Op, Outcome, Revision, StoreError, Txn, Watch,
+    WatchError, WatchEvent,
 };
 
-use crate::cluster::{Certificates, Cluster, all_answer};
+use crate::cluster::{Certificates, Cluster, all_answer, of_tls};
 
 /// What waits longer waits for something that does not come.
 const CASE_MAX: Duration = Duration::from_secs(120);
@@ -149,7 +149,7 @@ async fn a_token_that_has_ended_is_renewed() {
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "no user is named: {refused:?}");
     let of_user = |password: &str| {
         let user = Some(("root".to_owned(), password.to_owned()));
-        Etcd::new(&EtcdConfig { user, ..cluster.config("/t/") }).unwrap()
+        Etcd::new(&EtcdConfig { credentials: EtcdCredentials { user, tls: None }, ..cluster.config("/t/") }).unwrap()
     };
     let wrong = of_user("wrong").get("k").await;
     assert!(matches!(wrong, Err(StoreError::Unavailable(_))), "{wrong:?}");
@@ -177,13 +177,32 @@ async fn a_token_that_has_ended_is_renewed() {
 async fn members_that_ask_for_certificates_are_spoken_to_with_them() {
     let certificates = Certificates::generate();
     let cluster = Cluster::start_with_tls(&certificates).await;
-    let store = Etcd::new(&EtcdConfig { tls: Some(certificates.of_client()), ..cluster.config("/t/") }).unwrap();
+    let store =
+        Etcd::new(&EtcdConfig { credentials: of_tls(certificates.of_client()), ..cluster.config("/t/") }).unwrap();
     written(&store, "k", "1").await;
     assert_eq!(value(&store, "k").await, "1");
     let without = EtcdTls { identity: None, ..certificates.of_client() };
-    let stranger = Etcd::new(&EtcdConfig { tls: Some(without), ..cluster.config("/t/") }).unwrap();
+    let stranger = Etcd::new(&EtcdConfig { credentials: of_tls(without), ..cluster.config("/t/") }).unwrap();
     assert!(matches!(stranger.get("k").await, Err(StoreError::Unavailable(_))), "it has no certificate");
     let other = EtcdTls { ca: Certificates::generate().ca, ..certificates.of_client() };
-    let elsewhere = Etcd::new(&EtcdConfig { tls: Some(other), ..cluster.config("/t/") }).unwrap();
+    let elsewhere = Etcd::new(&EtcdConfig { credentials: of_tls(other), ..cluster.config("/t/") }).unwrap();
     assert!(matches!(elsewhere.get("k").await, Err(StoreError::Unavailable(_))), "another authority");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewed_credentials_are_shown_by_the_next_request() {
+    let certificates = Certificates::generate();
+    let cluster = Cluster::start_with_tls(&certificates).await;
+    let (good, bad) =
+        (of_tls(certificates.of_client()), of_tls(EtcdTls { identity: None, ..certificates.of_client() }));
+    let store = Etcd::new(&EtcdConfig { credentials: bad.clone(), ..cluster.config("/t/") }).unwrap();
+    assert!(matches!(store.get("k").await, Err(StoreError::Unavailable(_))), "it has no certificate");
+    store.renew(&good);
+    let first = written(&store, "k", "1").await;
+    let mut watch = store.watch("k", first).await.unwrap();
+    store.renew(&bad);
+    assert!(matches!(store.get("k").await, Err(StoreError::Unavailable(_))), "the connection before is not used");
+    store.renew(&good);
+    let second = written(&store, "k", "2").await;
+    returns(&mut watch, second).await.unwrap();
 }

@@ -1,6 +1,6 @@
 use super::*;
 
-const TABLES: [&[Key]; 3] = [PUBLIC_TLS, INTERNAL_TLS, &[RELOAD]];
+const TABLES: [&[Key]; 3] = [PUBLIC_TLS, INTERNAL_TLS, &[reload::INTERVAL]];
 
 fn load(pairs: &[&str], role: Option<ServiceRole>) -> Result<Certificates, String> {
     let pairs: Vec<String> = pairs.iter().map(|pair| (*pair).to_owned()).collect();
