@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use walser_model::{LeaderEpoch, Offset, Timestamp};
-use walser_record_batch::{BatchHeader, Producer, Retainable, Retained, empty_batch, retain};
+use walser_record_batch::{BatchHeader, HEADER_LEN, Producer, Retainable, Retained, empty_batch, retain};
 
 use super::swap::cleaned_name;
 use super::{ClosedSegment, CompactionJob, CompactionRest, Pace, Pass, WaitingTombstone, damaged, interrupted};
@@ -40,6 +40,12 @@ struct Output<'a> {
     buffer: Vec<u8>,
     /// Bytes that are in the file.
     written: u64,
+    /// The file that it is made of, where that is one.
+    only: Option<Arc<dyn DiskFile>>,
+    /// Bytes from its beginning that stay as they are. They are written once something differs, since often nothing does.
+    same: u64,
+    /// Bytes that were read once more to be written.
+    copied: usize,
     gone: Option<Gone>,
     /// It differs from what it is made of.
     changed: bool,
@@ -58,8 +64,12 @@ pub(super) fn rewrite(
     file.set_len(0)?;
     let segment = Arc::new(Segment::new(Arc::clone(job.names.disk()), job.names.path(), base, 0));
     segment.start_index();
-    let changed = group.len() > 1;
-    let mut output = Output { job, file, segment, buffer: Vec::new(), written: 0, gone: None, changed };
+    let only = match group {
+        [only] => Some(only.segment.file(Open::Read)?),
+        _ => None,
+    };
+    let (buffer, changed) = (Vec::new(), only.is_none());
+    let mut output = Output { job, file, segment, buffer, written: 0, only, same: 0, copied: 0, gone: None, changed };
     for ClosedSegment { segment: old, end: next } in group {
         let old_file = old.file(Open::Read)?;
         let mut scan = Scan::new(&*old_file, 0, old.size());
@@ -77,7 +87,7 @@ pub(super) fn rewrite(
             };
             expected = found.header.next_offset();
             output.take(&found.header, found.bytes, pass)?;
-            if !pace(found.bytes.len()) {
+            if !pace(found.bytes.len() + std::mem::take(&mut output.copied)) {
                 return Err(interrupted());
             }
         }
@@ -146,6 +156,7 @@ impl Output<'_> {
     /// Nothing of a batch is left.
     fn forget(&mut self, header: &BatchHeader) -> io::Result<()> {
         let (base, next, epoch) = (header.base_offset, header.next_offset(), header.leader_epoch);
+        self.changed |= header.size != HEADER_LEN;
         if let Some(gone) = &mut self.gone
             && gone.epoch == epoch
             && i32::try_from(next.since(gone.base)).is_ok()
@@ -172,10 +183,31 @@ impl Output<'_> {
 
     fn write(&mut self, batch: &[u8]) -> io::Result<()> {
         let header = BatchHeader::parse(batch).map_err(io::Error::other)?;
+        if !self.changed {
+            self.segment.note(&header, self.same, self.job.interval_bytes)?;
+            self.same += batch.len() as u64;
+            return Ok(());
+        }
+        self.write_same()?;
         let position = self.written + self.buffer.len() as u64;
         self.segment.note(&header, position, self.job.interval_bytes)?;
         self.buffer.extend_from_slice(batch);
         if self.buffer.len() >= BUFFER_BYTES { self.drain() } else { Ok(()) }
+    }
+
+    /// Writes what stays as it is before the first difference.
+    fn write_same(&mut self) -> io::Result<()> {
+        let Some(only) = self.only.take() else { return Ok(()) };
+        while self.written < self.same {
+            let count = usize::try_from(self.same - self.written).unwrap_or(BUFFER_BYTES).min(BUFFER_BYTES);
+            only.read_at(&mut self.buffer, self.written, count)?;
+            if self.buffer.len() != count {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.copied += count;
+            self.drain()?;
+        }
+        Ok(())
     }
 
     fn drain(&mut self) -> io::Result<()> {
