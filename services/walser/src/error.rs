@@ -73,7 +73,12 @@ impl CliError {
 
     /// What is named is not there.
     pub(crate) fn not_found(what: impl Into<String>) -> Self {
-        Self { code: 3, ..Self::failed(what) }
+        Self { code: NOT_FOUND, ..Self::failed(what) }
+    }
+
+    /// Whether what was asked for is not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.code == NOT_FOUND
     }
 
     /// Somebody has ended the command.

@@ -37,6 +37,11 @@ async fn nodes_and_partitions_are_listed_and_described() {
     assert_eq!(run(&nodes, &["partition", "describe", "many", "2500"]).1, Some(3));
     let last = json(&nodes, &["partition", "describe", "many", "2499"]);
     assert_eq!((&last["topic"], &last["partition"]["partition"]), (&"many".into(), &2_499.into()));
+    assert_eq!(run(&nodes, &["node", "removable", "--from", "4"]).1, Some(0), "there is none");
+    let held = cli_at(&nodes.cluster.address(), &["node", "removable", "--from", "2"], b"");
+    let told = String::from_utf8_lossy(&held.stderr);
+    assert!(told.contains("node 2 holds 2,501 replicas, node 3 holds 2,501 replicas"), "{told}");
+    assert_eq!(held.status.code(), Some(6));
 
     nodes.kill(3);
     let lacking = async || run(&nodes, &["partition", "list", "-u", "-o", "name"]).0.lines().count() == 2_501;

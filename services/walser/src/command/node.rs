@@ -1,5 +1,7 @@
 //! `walser node`.
 
+mod removable;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use tokio::time::Instant;
 use walser_client::{ApiError, Reason};
 use walser_proto::v1 as pb;
 
+use self::removable::NodeRemovableArgs;
 use super::produce::now_ms;
 use super::topic::lines;
 use crate::args::{Form, OutputArgs, ServerArgs};
@@ -41,6 +44,9 @@ pub(crate) enum NodeCommand {
     /// End a cordon or a drain: the node gets new replicas, and its leads back
     #[command(after_help = "Example:\n  walser node uncordon 2")]
     Uncordon(NodeChangeArgs),
+    /// Say whether nodes can go for ever: that no partition has a replica there
+    #[command(after_help = "Example:\n  walser node removable --from 4\n\nIt fails with exit code 6 where one has.")]
+    Removable(NodeRemovableArgs),
 }
 
 #[derive(Debug, Args)]
@@ -75,6 +81,7 @@ pub(crate) async fn run(command: NodeCommand) -> Result<ExitCode, CliError> {
         NodeCommand::Cordon(arguments) => change_shown(&arguments, (Some(true), None)).await,
         NodeCommand::Drain(arguments) => drain(&arguments).await,
         NodeCommand::Uncordon(arguments) => change_shown(&arguments, (Some(false), Some(false))).await,
+        NodeCommand::Removable(arguments) => removable::run(&arguments).await,
     }
 }
 

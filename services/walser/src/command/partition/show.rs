@@ -42,10 +42,14 @@ pub(crate) struct PartitionDescribeArgs {
     output: OutputArgs,
 }
 
-type Found = (String, pb::Partition);
+pub(in crate::command) type Found = (String, pb::Partition);
 
 /// Partitions of a topic, or of all.
-async fn partitions(server: &Server, topic: &str, only_unhealthy: bool) -> Result<Vec<Found>, CliError> {
+pub(in crate::command) async fn partitions(
+    server: &Server,
+    topic: &str,
+    only_unhealthy: bool,
+) -> Result<Vec<Found>, CliError> {
     let (mut found, mut page_token) = (Vec::new(), String::new());
     loop {
         let request =
