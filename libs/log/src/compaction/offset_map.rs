@@ -56,9 +56,14 @@ impl OffsetMap {
     fn place(&self, key: &[u8]) -> (usize, Place) {
         let hash = [self.hashers[0].hash_one(key), self.hashers[1].hash_one(key)];
         let (key, count) = (Place::of_key(hash), self.places.len());
-        let mut at = usize::try_from(hash[0] % count as u64).unwrap_or(0);
+        // Without a division, of which there would be one for each place looked at (Lemire, "Fast random integer
+        // generation in an interval", 2019).
+        let mut at = usize::try_from((u128::from(hash[0]) * count as u128) >> 64).unwrap_or(0);
         while self.places[at] != Place::NONE && !self.places[at].is_of(key) {
-            at = (at + 1) % count;
+            at += 1;
+            if at == count {
+                at = 0;
+            }
         }
         (at, key)
     }
