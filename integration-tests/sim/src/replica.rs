@@ -285,11 +285,14 @@ impl Replica {
         self.work = Some((id, work));
     }
 
-    /// Does what was begun, if anything was.
-    pub(crate) fn end_work(&mut self) -> Option<WorkId> {
-        let (id, work) = self.work.take()?;
-        match work {
-            Work::Cut(to) => self.cut(to),
+    /// Does what was begun, if anything was; what the replica is told.
+    pub(crate) fn end_work(&mut self) -> Option<ReplicaEvent> {
+        let (work, what) = self.work.take()?;
+        match what {
+            Work::Cut(to) => {
+                self.cut(to);
+                Some(ReplicaEvent::WorkDone { work })
+            }
             Work::Copy(segments) => {
                 self.cut(0);
                 (self.led, self.led_on_disk) = (None, None);
@@ -297,9 +300,9 @@ impl Replica {
                 let Segments { start, log, epochs } = *segments;
                 (self.start, self.durable, self.log, self.epochs) = (start, log.len(), log, epochs);
                 self.read_producers();
+                Some(ReplicaEvent::Replaced { work })
             }
         }
-        Some(id)
     }
 
     /// The process is gone, and with it everything that was not in the log; another one begins. `integrity`: what that

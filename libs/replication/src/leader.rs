@@ -345,6 +345,10 @@ impl Leader {
         if open.leader_epoch != self.partition.leader_epoch && self.rules.hold(Rule::EpochFence) {
             return actions.push(Action::Refuse { follower, open: id });
         }
+        // Metadata that names it may be on its way here: it opens again.
+        if !self.followers.knows(follower) {
+            return actions.push(Action::Refuse { follower, open: id });
+        }
         if !self.followers.begin(&open, self.now, self.rules) {
             return;
         }

@@ -100,8 +100,13 @@ pub enum ReplicaEvent {
     LogDamaged,
     /// An operator has given up a damaged part of the log: it ends earlier now.
     Repaired,
-    /// A cut or a copy is on stable storage.
+    /// A cut is on stable storage, or no copy has come.
     WorkDone {
+        /// As the action named it.
+        work: WorkId,
+    },
+    /// A copy has taken the place of the log, on stable storage: what was wrong with that one is over.
+    Replaced {
         /// As the action named it.
         work: WorkId,
     },
@@ -209,7 +214,7 @@ pub enum ReplicaAction<W> {
         /// The new end. Exclusive.
         to: Offset,
     },
-    /// Take the leader's segments in place of the log, durably and all at once, and then say [`ReplicaEvent::WorkDone`].
+    /// Take the leader's segments in place of the log, durably and all at once, and then say [`ReplicaEvent::Replaced`].
     Copy {
         /// The number of the work.
         work: WorkId,

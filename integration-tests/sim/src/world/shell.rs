@@ -120,12 +120,12 @@ impl World {
     fn end_work(&mut self, node: usize, partition: usize) -> Option<ReplicaEvent> {
         let replica = &mut self.nodes[node].replicas[partition];
         let leads = replica.leader().is_some();
-        let work = replica.end_work()?;
+        let told = replica.end_work()?;
         if leads {
             self.violation.get_or_insert_with(|| format!("R5: node {node} cuts partition {partition}, which it leads"));
         }
         replica.compare(&self.truths[partition].committed);
-        Some(ReplicaEvent::WorkDone { work })
+        Some(told)
     }
 
     /// What was committed is not cut (I11).

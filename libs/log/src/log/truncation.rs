@@ -61,7 +61,8 @@ impl Log {
     /// to a bound of bytes, in a file beside the log, which is returned. What was committed last before a kill is not written down here.
     ///
     /// # Errors
-    /// After an I/O error the log is out of service; opening it again completes or undoes the cut.
+    /// I/O errors. Where the cut had begun the log is out of service ([`Log::condition`]), and opening it again completes or
+    /// undoes it; otherwise nothing has changed.
     /// [`LogError::OutOfRange`] when `to` is outside the log, or inside a batch and not the log start; [`LogError::Busy`]
     /// while a flush or an extension runs.
     pub fn truncate(&mut self, to: Offset, maybe_committed: bool) -> Result<Option<Kept>, LogError> {
@@ -79,10 +80,11 @@ impl Log {
         let at = segments.partition_point(|segment| segment.base <= to).saturating_sub(1);
         let place = CutPlace::find(&segments[at], to, start)?.ok_or(out_of_range)?;
         let gives_up = maybe_committed || to < self.marks.high_watermark;
-        let kept = gives_up.then(|| self.keep(&LogPosition { segment: at, position: place.position }, to)).transpose();
-        let outcome = kept.map_err(LogError::from).and_then(|kept| self.cut(&segments, at, &place, to).map(|()| kept));
+        let kept =
+            gives_up.then(|| self.keep(&LogPosition { segment: at, position: place.position }, to)).transpose()?;
         // A part of it may have happened: what is in memory is not what is on the disk any more.
-        outcome.inspect_err(|error| self.fail(format!("truncate: {error}")))
+        self.cut(&segments, at, &place, to).inspect_err(|error| self.fail(format!("truncate: {error}")))?;
+        Ok(kept)
     }
 
     /// Copies all records, up to a bound of bytes, into a file beside the log, durably, and returns it; `None`: there are

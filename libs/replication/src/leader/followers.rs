@@ -122,6 +122,11 @@ impl Followers {
         self.get(node).map_or(-1, |known| known.open.node_epoch)
     }
 
+    /// Whether a node is a replica.
+    pub(super) fn knows(&self, node: NodeId) -> bool {
+        self.get(node).is_some()
+    }
+
     /// A newer open ends the one before; what it was acknowledged on counts no more. False: it is not newer.
     pub(super) fn begin(&mut self, open: &ReplicationSession, now: Duration, rules: Rules) -> bool {
         let Some(known) = self.get_mut(open.follower) else { return false };

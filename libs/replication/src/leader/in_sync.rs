@@ -15,16 +15,39 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(200);
 const EXPAND_EVERY: Duration = Duration::from_secs(1);
 /// A proposal without an answer is given up after this long.
 const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Of a longer time between two ticks this much counts against followers: the rest of it the leader itself has stood, behind
+/// a disk for example, and has neither heard acknowledgements nor taken samples that they could have reached.
+const TICK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Where the log ended, some times ago: a replica had everything at the latest of them that it has reached.
 #[derive(Debug, Clone)]
 pub(super) struct Samples {
     ends: VecDeque<(Duration, Offset)>,
+    /// When the leader had stood, and for how long, less [`TICK_PAUSE_MAX`].
+    pauses: VecDeque<(Duration, Duration)>,
 }
 
 impl Samples {
     pub(super) fn new(now: Duration, log_end: Offset) -> Self {
-        Self { ends: VecDeque::from([(now, log_end)]) }
+        Self { ends: VecDeque::from([(now, log_end)]), pauses: VecDeque::new() }
+    }
+
+    /// Takes note of the time between two ticks. `back`: nobody asks for what is longer ago, pauses apart.
+    fn note_pause(&mut self, last: Duration, now: Duration, back: Duration) {
+        let stood = now.saturating_sub(last).saturating_sub(TICK_PAUSE_MAX);
+        if stood == Duration::ZERO {
+            return;
+        }
+        self.pauses.push_back((now, stood));
+        // With each of them some time has counted: whoever needs more of them is late all the same.
+        while self.pauses.len() as u64 > back.as_secs() + 1 {
+            self.pauses.pop_front();
+        }
+    }
+
+    /// For how long the leader has stood since a time.
+    fn stood_since(&self, time: Duration) -> Duration {
+        self.pauses.iter().rev().take_while(|(ended, _)| *ended > time).map(|(_, stood)| *stood).sum()
     }
 
     /// Remembers where the log ends, as far back as anybody asks.
@@ -130,6 +153,7 @@ impl Leader {
     /// Rule R9: whoever has not caught up for too long leaves. A proposal that nobody waits for is overtaken by one
     /// that changes nothing: after that it can not be written any more.
     pub(super) fn tick(&mut self, now: Duration, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
+        self.samples.note_pause(self.now, now, self.lag_max);
         self.samples.take(now, log.end(), self.lag_max);
         self.note_progress(now, log.end());
         self.now = now;
@@ -142,7 +166,8 @@ impl Leader {
         isr.insert(self.node);
         for known in self.followers.iter() {
             let in_sync = self.partition.isr.contains(known.node);
-            let late = now.saturating_sub(known.caught_up) > self.lag_max;
+            let stood = self.samples.stood_since(known.caught_up);
+            let late = now.saturating_sub(known.caught_up).saturating_sub(stood) > self.lag_max;
             if if in_sync { !late } else { self.may_join(known.node) } {
                 isr.insert(known.node);
             }

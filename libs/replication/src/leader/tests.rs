@@ -1,5 +1,6 @@
 mod deletions;
 mod giving_up;
+mod in_sync;
 mod lags;
 mod successors;
 
@@ -228,6 +229,13 @@ fn opens_of_another_leader_epoch_are_refused() {
 }
 
 #[test]
+fn whoever_is_no_replica_yet_is_told_to_open_again() {
+    let (mut leader, _) = start(partition(&[1, 2], &[1, 2], 1), Durability::Fsync);
+    let refused = step(&mut leader, open(3, 1, 10, 3));
+    assert_eq!(refused, [Action::Refuse { follower: NodeId(3), open: id(3, 1) }]);
+}
+
+#[test]
 fn who_joins_has_everything_from_before_this_epoch_on_stable_storage() {
     let (mut leader, _) = start(partition(&[1, 2, 3], &[1], 1), Durability::Fsync);
     assert_eq!(proposed(&step(&mut leader, open(2, 1, 9, 3))), None, "one record is missing");
@@ -247,18 +255,6 @@ fn a_refusal_leaves_the_maximal_set_as_it_is() {
     let state = partition(&[1, 2], &[1], 1);
     step(&mut leader, Event::Installed { partition: state, partition_epoch: 101 });
     assert_eq!(leader.high_watermark(), Offset(11), "after a later revision it can not be");
-}
-
-#[test]
-fn who_does_not_catch_up_has_to_leave_and_counts_until_that_is_written() {
-    let (mut leader, _) = start(partition(&[1, 2, 3], &[1, 2, 3], 2), Durability::Fsync);
-    step(&mut leader, open(2, 1, 10, 3));
-    assert_eq!(proposed(&step(&mut leader, tick(3900))), None);
-    assert_eq!(proposed(&step(&mut leader, tick(4100))), Some(vec![1, 2]));
-    assert_eq!(leader.high_watermark(), Offset(0), "node 3 is still in sync, and never opened");
-    let state = partition(&[1, 2, 3], &[1, 2], 2);
-    let installed = step(&mut leader, Event::Installed { partition: state, partition_epoch: 101 });
-    assert_eq!(installed, [commit(10)]);
 }
 
 fn tick(millis: u64) -> Event {

@@ -38,6 +38,10 @@ impl<W> Replica<W> {
             ReplicaEvent::LogDamaged => self.log_damaged(log, out),
             ReplicaEvent::Repaired => self.repaired(log, out),
             ReplicaEvent::WorkDone { work } => self.work_done(work, log, out),
+            ReplicaEvent::Replaced { work } => {
+                self.failed &= self.work != Some(work);
+                self.work_done(work, log, out);
+            }
             ReplicaEvent::Tick => {
                 self.lead(Event::Tick { now: self.now }, log, out);
                 self.give_up(log, out);

@@ -343,3 +343,20 @@ fn a_damaged_leader_gives_up_the_lead_where_another_is_in_sync() {
     assert_eq!(step(&mut tested, ReplicaEvent::LogDamaged), [], "people decide");
     assert!(tested.replica.leader().is_some());
 }
+
+#[test]
+fn a_copy_in_the_place_of_a_log_that_has_failed_follows_again() {
+    let mut tested = told(OTHER);
+    let opens = install(&mut tested, partition(OTHER, 5), 61);
+    let Some(Act::Follower(FollowerAction::Open(open))) = opens.last() else { panic!("{opens:?}") };
+    let copies = step(&mut tested, ReplicaEvent::CopyOffered { leader_epoch: LeaderEpoch(5), open: open.id });
+    let [Act::Copy { work }] = copies[..] else { panic!("{copies:?}") };
+    step(&mut tested, ReplicaEvent::LogFailed);
+    assert!(tested.replica.failed(), "the log that is there fails while the copy is made");
+    step(&mut tested, ReplicaEvent::Replaced { work: WorkId(77) });
+    assert!(tested.replica.failed(), "that was another copy");
+    step(&mut tested, ReplicaEvent::Replaced { work });
+    assert!(!tested.replica.failed(), "what has failed is not there any more");
+    let opens = install(&mut tested, partition(OTHER, 6), 62);
+    assert!(matches!(opens.last(), Some(Act::Follower(FollowerAction::Open(_)))), "{opens:?}");
+}

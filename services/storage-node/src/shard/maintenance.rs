@@ -127,6 +127,11 @@ impl Task {
         self.lane() == DiskLane::Upkeep
     }
 
+    /// Whether it is what following a leader takes, whatever the metadata says meanwhile.
+    pub(super) fn is_of_replica(&self) -> bool {
+        matches!(self, Self::Trim { .. } | Self::Truncate { .. } | Self::Replace { .. })
+    }
+
     fn lane(&self) -> DiskLane {
         match self {
             Self::Prepare => DiskLane::Prepare,
@@ -192,7 +197,12 @@ fn maintain(mut partition: Box<Partition>, task: Task, context: &ShardContext) -
         Task::LookForFiles => partition.look_for_files(context),
         Task::DeleteRecords { before, reply } => partition.delete_records(before, reply, context),
         Task::Trim { before } => partition.trim(before, context),
-        Task::Truncate { work, to } => partition.truncate(work, to, context),
+        Task::Truncate { work, to } => {
+            partition = match partition.truncate(work, to, context) {
+                Ok(partition) => partition,
+                Err(metadata) => return Outcome::Unopened { metadata, tries: 0, soon: true },
+            };
+        }
         Task::Repair { epoch, reply } => drop(reply.send(partition.repair(epoch, context))),
         Task::Replace { work, copy } => {
             return match partition.replace(work, &copy, context) {

@@ -26,6 +26,8 @@ const REOPEN: Duration = Duration::from_secs(1);
 const REOPEN_FULL: Duration = Duration::from_secs(10);
 /// What could not be deleted is tried again after this long.
 const TRIM_AGAIN: Duration = Duration::from_secs(1);
+/// What could not be cut, without files or space, is tried again after this long.
+const CUT_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a replica is to have done with its log, which takes time.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +50,8 @@ pub(super) struct Following {
     /// The frame that was just shown to the replica is to be appended.
     accepted: bool,
     errand: Option<Errand>,
+    /// It could not be done, and is tried again at this time.
+    errand_at: Duration,
     /// The leader has deleted what lies below. Exclusive.
     trim: Option<Offset>,
     /// It could not be deleted, and is tried again at this time.
@@ -248,7 +252,8 @@ impl Partition {
         if context.writes_refused().is_some() {
             return None;
         }
-        match self.following.errand.take() {
+        let due = now >= self.following.errand_at;
+        match self.following.errand.take_if(|_| due) {
             Some(Errand::Truncate { work, to }) => return Some(Task::Truncate { work, to }),
             Some(Errand::Copy { work }) => {
                 let (leader, leader_epoch) = self.followed()?;
@@ -286,7 +291,15 @@ impl Partition {
     }
 
     /// Cuts the log for the leader's. Blocks as long as the disk takes.
-    pub(crate) fn truncate(&mut self, work: WorkId, to: Offset, context: &ShardContext) {
+    ///
+    /// # Errors
+    /// What the metadata said last, when the log is to be opened again: that ends what has begun.
+    pub(crate) fn truncate(
+        mut self: Box<Self>,
+        work: WorkId,
+        to: Offset,
+        context: &ShardContext,
+    ) -> Result<Box<Self>, Box<PartitionMetadata>> {
         let (partition, from) = (context.named(self.log.partition()), self.log.log_end());
         let outcome = self.log.truncate(to, self.led_without_proof_since());
         match &outcome {
@@ -296,7 +309,8 @@ impl Partition {
             ),
             _ => tracing::info!(%partition, %from, %to, "the leader does not have what is cut"),
         }
-        self.work_ended(work, outcome.map(drop), context);
+        let metadata = self.cut_ended(work, to, outcome.map(drop), context);
+        metadata.map_or(Ok(self), Err)
     }
 
     /// Whether somebody was elected without proof since this log was written: what its leader does not have may have been
@@ -335,14 +349,41 @@ impl Partition {
         Ok(())
     }
 
-    fn work_ended(&mut self, work: WorkId, outcome: Result<(), LogError>, context: &ShardContext) {
+    /// Goes on after a cut. What is given back: the log is to be opened again, with this.
+    fn cut_ended(
+        &mut self,
+        work: WorkId,
+        to: Offset,
+        outcome: Result<(), LogError>,
+        context: &ShardContext,
+    ) -> Option<Box<PartitionMetadata>> {
         self.handle.tail.clear();
         self.handle.traces.cut(self.log.log_end());
-        if let Err(error) = outcome {
-            tracing::error!(partition = %context.named(self.log.partition()), %error, "the log cannot follow its leader");
-            return self.log.fail(error.to_string());
+        let error = match outcome {
+            // One that has met damage while it led opens as what it is, and gets a copy.
+            Ok(()) | Err(LogError::Corrupt { .. }) => {
+                self.step(ReplicaEvent::WorkDone { work }, context);
+                return None;
+            }
+            Err(error) => error,
+        };
+        let (id, partition) = (self.log.partition(), context.named(self.log.partition()));
+        let passes = matches!(&error, LogError::Io(error) if out_of_files(error) || out_of_space(error));
+        if passes && !matches!(self.log.condition(), Condition::Failed { .. }) {
+            tracing::warn!(%partition, %error, "the log cannot be cut for its leader's yet: it is tried again");
+            self.truncate_later(work, to);
+            self.following.errand_at = context.clock.monotonic() + CUT_AGAIN;
+            return None;
         }
-        self.step(ReplicaEvent::WorkDone { work }, context);
+        if let Some(metadata) = self.metadata.take_if(|_| passes) {
+            tracing::warn!(%partition, %error, "the log was cut for its leader's in part: it is opened again");
+            context.registry.remove(id);
+            context.registry.set_unusable(id, cannot_open_text(&error));
+            return Some(metadata);
+        }
+        tracing::error!(%partition, %error, "the log cannot follow its leader");
+        self.log.fail(error.to_string());
+        None
     }
 
     /// Puts a copy of the leader's log in the place of this one. Blocks as long as the disk takes.
@@ -384,7 +425,7 @@ impl Partition {
                 partition.handle.commit(high_watermark);
                 let (start, end) = (partition.log.log_start(), partition.log.log_end());
                 tracing::info!(partition = %context.named(id), %from, %start, %end, "the leader's log takes the place of this one");
-                partition.step(ReplicaEvent::WorkDone { work }, context);
+                partition.step(ReplicaEvent::Replaced { work }, context);
                 partition.show_condition();
                 partition.show_leader(context);
                 Ok(Box::new(partition))
