@@ -5,12 +5,15 @@
 //! copy is read. A node without writers copies as fast as it can.
 //!
 //! What is pushed to a follower that catches up is not paced: it would never reach the end of a log that is written faster.
+//! Nor is a copy of a log whose beginning is deleted meanwhile, or was before the last one had read it: it would begin anew
+//! for ever.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use walser_model::Clock;
+use walser_model::{Clock, TopicPartition};
 
 use crate::metrics::StorageMetrics;
 
@@ -26,6 +29,8 @@ pub(crate) struct CopyPace {
     metrics: StorageMetrics,
     /// Monotonic time at which the next piece may be read.
     next: Arc<Mutex<Duration>>,
+    /// Partitions whose last copy has lost what it was about to read to retention. As many as this node leads at most.
+    overtaken: Arc<Mutex<HashSet<TopicPartition>>>,
 }
 
 /// A piece on its way.
@@ -39,7 +44,27 @@ pub(crate) struct Piece {
 
 impl CopyPace {
     pub(crate) fn new(clock: Arc<dyn Clock>, metrics: StorageMetrics) -> Self {
-        Self { clock, metrics, next: Arc::default() }
+        Self { clock, metrics, next: Arc::default(), overtaken: Arc::default() }
+    }
+
+    /// Whether the last copy of this log was too slow for retention.
+    pub(crate) fn was_overtaken(&self, partition: TopicPartition) -> bool {
+        self.overtaken.lock().contains(&partition)
+    }
+
+    /// Takes note of how a copy has ended.
+    pub(crate) fn ended(&self, partition: TopicPartition, overtaken: bool) {
+        let mut all = self.overtaken.lock();
+        if overtaken {
+            all.insert(partition);
+        } else {
+            all.remove(&partition);
+        }
+    }
+
+    /// A piece that is read at once.
+    pub(crate) fn hurry(&self) -> Piece {
+        Piece { begun: self.clock.monotonic(), written_bytes: self.metrics.written_bytes() }
     }
 
     /// Waits until a piece may be read.
@@ -47,7 +72,7 @@ impl CopyPace {
         loop {
             let (now, next) = (self.clock.monotonic(), *self.next.lock());
             if now >= next {
-                return Piece { begun: now, written_bytes: self.metrics.written_bytes() };
+                return self.hurry();
             }
             tokio::time::sleep(next - now).await;
         }
@@ -77,5 +102,17 @@ mod tests {
         assert_eq!(pause(millis(3), true), millis(12));
         assert_eq!(pause(millis(3), false), Duration::ZERO);
         assert_eq!(pause(millis(400), true), PAUSE_MAX, "a slow follower is not made slower still");
+    }
+
+    #[test]
+    fn a_log_whose_copy_was_overtaken_is_copied_without_a_pace_until_that_has_ended() {
+        let metrics = StorageMetrics::new(&walser_service::Metrics::default());
+        let pace = CopyPace::new(Arc::new(walser_model::SystemClock::start()), metrics);
+        let topic = walser_model::TopicId::from_bytes([7; 16]);
+        let partition = |number| TopicPartition { topic, partition: walser_model::PartitionIndex(number) };
+        pace.ended(partition(0), true);
+        assert!(pace.was_overtaken(partition(0)) && !pace.was_overtaken(partition(1)));
+        pace.ended(partition(0), false);
+        assert!(!pace.was_overtaken(partition(0)));
     }
 }

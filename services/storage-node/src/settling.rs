@@ -33,6 +33,10 @@ impl Settling {
             return None;
         }
         let (out, all) = self.behind(view);
+        // A node whose registration is refused knows of no replica yet.
+        if view.version() == 0 && self.clock.monotonic() < self.until {
+            return Some("no metadata has been read since the start".to_owned());
+        }
         if out == 0 || self.clock.monotonic() >= self.until {
             self.settled.store(true, Ordering::Release);
             return None;

@@ -251,10 +251,7 @@ impl Shard {
             Command::Append(job) => self.enqueue(job),
             Command::Stop(done) => self.stopping = Some(done),
             Command::Settled { settled, .. } => drop(settled),
-            Command::Barrier(done) => {
-                let settled = Settled::new(done);
-                self.defer_for_all(|partition| Command::Settled { partition, settled: settled.clone() });
-            }
+            Command::Barrier(done) => self.settle(&Settled::new(done)),
             Command::CloseFiles => drop(self.close_files()),
             Command::Returned(returned) => self.take_back(returned),
             Command::Install(metadata) => self.install(metadata),

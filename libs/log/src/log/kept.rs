@@ -22,7 +22,7 @@ pub struct Kept {
     pub path: PathBuf,
     /// Bytes that it has.
     pub bytes: u64,
-    /// Bytes that were to be kept: more where that was too much.
+    /// Bytes that were to be kept: more where that was too much, with room that files have beyond their records then.
     pub cut: u64,
 }
 
@@ -103,6 +103,11 @@ fn begins_with(file: &dyn DiskFile, other: &dyn DiskFile, len: u64) -> io::Resul
 fn copy(from: &dyn DiskFile, start: u64, to: &dyn DiskFile, kept: &mut Kept) -> io::Result<()> {
     let (mut position, before) = (start, kept.cut);
     loop {
+        if kept.cut > KEPT_BYTES_MAX {
+            // Nothing more of it is kept, and it may be large.
+            kept.cut = before + from.len()?.saturating_sub(start);
+            return Ok(());
+        }
         let mut chunk = Vec::new();
         from.read_at(&mut chunk, position, CHUNK)?;
         if let Some(last) = chunk.iter().rposition(|byte| *byte != 0) {

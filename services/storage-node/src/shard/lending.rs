@@ -12,7 +12,7 @@ use walser_model::TopicPartition;
 
 use super::disk_job::DiskTask;
 use super::maintenance::{Maintenance, Outcome, Returned, Task};
-use super::{Command, Partition, Shard};
+use super::{Command, Partition, Settled, Shard};
 
 /// Partitions of a shard that are away at once for what nobody waits for: one thread does that, and those that would only
 /// queue for it are better here.
@@ -27,6 +27,10 @@ pub(super) struct Away {
     opens_files: bool,
     /// Nobody waits for what is done.
     upkeep: bool,
+    /// What is done was not ordered by metadata, and metadata does not wait for it: it may go over a whole log.
+    unordered: bool,
+    /// Metadata has come in since, which takes effect when it is back.
+    ordered: bool,
     /// What came in since. Bounded as the queue of the shard is.
     deferred: VecDeque<Command>,
 }
@@ -37,7 +41,8 @@ impl Shard {
     pub(super) fn lend(&mut self, id: TopicPartition, task: Task) {
         debug_assert!(!self.away.contains_key(&id), "{id} is lent twice");
         let (opens_files, upkeep) = (matches!(task, Task::Prepare), task.is_upkeep());
-        let mut away = Away { opens_files, upkeep, ..Away::default() };
+        let unordered = upkeep || task.is_of_replica();
+        let mut away = Away { opens_files, upkeep, unordered, ..Away::default() };
         self.opening_files += usize::from(opens_files);
         self.upkeep_away += usize::from(upkeep);
         match self.detach(id) {
@@ -85,6 +90,7 @@ impl Shard {
     /// Keeps a command for a partition that is away; gives any other one back.
     pub(super) fn defer(&mut self, command: Command) -> Option<Command> {
         let Some(away) = command.partition().and_then(|id| self.away.get_mut(&id)) else { return Some(command) };
+        away.ordered |= command.is_of_metadata();
         let Some((mut partition, task)) = away.parked.take() else {
             away.deferred.push_back(command);
             return None;
@@ -107,6 +113,16 @@ impl Shard {
     pub(super) fn defer_for_all(&mut self, command: impl Fn(TopicPartition) -> Command) {
         for (id, away) in &mut self.away {
             away.deferred.push_back(command(*id));
+        }
+    }
+
+    /// Has all metadata that came in before take effect, and drops what is given here then. Partitions that are away for
+    /// something else keep nothing of it.
+    pub(super) fn settle(&mut self, settled: &Settled) {
+        for (partition, away) in &mut self.away {
+            if away.ordered || !away.unordered {
+                away.deferred.push_back(Command::Settled { partition: *partition, settled: settled.clone() });
+            }
         }
     }
 

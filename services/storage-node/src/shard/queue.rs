@@ -115,7 +115,7 @@ pub(crate) enum Command {
     Returned(Returned),
     /// Too many files are open: close those of partitions that have nothing in flight.
     CloseFiles,
-    /// Tell the sender that everything it pushed before has been carried out.
+    /// Tell the sender that all metadata it pushed before has been carried out.
     Barrier(oneshot::Sender<()>),
     /// The same for one partition that was away.
     Settled {
@@ -148,6 +148,11 @@ impl std::fmt::Debug for AppendJob {
 }
 
 impl Command {
+    /// Whether metadata orders it.
+    pub(super) fn is_of_metadata(&self) -> bool {
+        matches!(self, Self::Install(_) | Self::Resign(_) | Self::Remove { .. } | Self::SetAside { .. })
+    }
+
     /// The partition that it is for, unless it brings it back.
     pub(super) fn partition(&self) -> Option<TopicPartition> {
         match self {

@@ -222,11 +222,16 @@ impl Links {
         let log_bytes = i64::try_from(replica.reader.size_bytes()).unwrap_or(i64::MAX);
         // Now: the snapshot that they come from is not kept for as long as a copy takes.
         let producers = self.producers_at(&replica, below).await?;
+        let pace = &self.engine.copy_pace;
+        let is_overtaken = || replica.reader.retained() > log_start;
+        let mut hurries = pace.was_overtaken(partition);
         loop {
-            let piece = self.engine.copy_pace.begin().await;
+            hurries |= is_overtaken();
+            let piece = if hurries { pace.hurry() } else { pace.begin().await };
             let mut goes_on = true;
             for _ in 0..PIECE_MESSAGES {
-                let Slice { batches, next_offset } = self.read_to_copy(partition, &replica, (next, below)).await?;
+                let read = self.read_to_copy(partition, &replica, (next, below)).await;
+                let Slice { batches, next_offset } = read.inspect_err(|_| pace.ended(partition, is_overtaken()))?;
                 if !replica.serving() || replica.epoch() != epoch {
                     return Err(not_leader(self.node));
                 }
@@ -245,8 +250,9 @@ impl Links {
                     break;
                 }
             }
-            self.engine.copy_pace.end(&piece);
+            pace.end(&piece);
             if !goes_on {
+                pace.ended(partition, false);
                 return Ok(());
             }
         }

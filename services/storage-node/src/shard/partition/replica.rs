@@ -131,10 +131,11 @@ impl Partition {
         self.reopen_in_time(context);
     }
 
-    /// Shows since when nobody else can have led, by what the others say. Nobody asks while the controller is heard.
+    /// Shows since when nobody else can have led, by what the others say: also while the controller is heard and nobody asks,
+    /// so that it is known at the moment it falls silent.
     fn show_contact(&self, context: &ShardContext) {
         let contact = &context.registry.contact;
-        let successors = self.replica.leader().filter(|_| !contact.with_controller()).and_then(Leader::successors);
+        let successors = self.replica.leader().and_then(Leader::successors);
         self.handle.show_successors_heard(successors.map_or(Duration::ZERO, |others| contact.all_answered(&others)));
     }
 

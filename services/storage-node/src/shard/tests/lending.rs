@@ -75,6 +75,28 @@ fn ten_thousand_partitions_are_opened_at_once_and_a_barrier_waits_for_all() {
 }
 
 #[test]
+fn metadata_waits_for_work_on_a_log_only_where_it_concerns_that_partition() {
+    let mut shard = shard();
+    lead(&mut shard, 0, &[1]);
+    lead(&mut shard, 1, &[1]);
+    // As for a cut, before which bytes of a whole log may have to be kept.
+    shard.lend(partition(0), Task::Trim { before: Offset::ZERO });
+    shard.queue.push(Command::Install(Box::new(metadata(1, &[1], TopicConfig::default()))));
+    let (done, mut settled) = oneshot::channel();
+    shard.queue.push(Command::Barrier(done));
+    only_turn(&mut shard);
+    assert_eq!(settled.try_recv(), Ok(()), "the metadata of this node does not stand still meanwhile");
+
+    shard.queue.push(Command::Install(Box::new(metadata(0, &[1], TopicConfig::default()))));
+    let (done, mut settled) = oneshot::channel();
+    shard.queue.push(Command::Barrier(done));
+    only_turn(&mut shard);
+    assert!(settled.try_recv().is_err(), "this has not taken effect");
+    turn(&mut shard);
+    assert_eq!(settled.try_recv(), Ok(()));
+}
+
+#[test]
 fn a_shard_that_stops_closes_what_is_away_and_answers_what_waited_for_it() {
     let disk = MemoryDisk::simulated(256 << 20);
     let mut shard = shard_on(&disk);
