@@ -11,8 +11,9 @@
 //!
 //! All of that only while the shard is given to this process: see `tenure`.
 //!
-//! While there is no room for what would be written, no request is taken and no time passes for the shard: a log that is
-//! slow or away for a while ends no session.
+//! While a batch waits for the log for longer than a moment, no time passes for the shard: no answer leaves, gateways give up
+//! sessions without one, and nobody could be heard. While there is no room for what would be written, no request is taken
+//! either. So a log that is slow or away for a while ends no session.
 
 mod gathering;
 mod member_log;
@@ -57,6 +58,8 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(500);
 /// A driver looks around at least so often, so that it notices when the process did not run.
 const WAKE_MAX: Duration = Duration::from_secs(1);
+/// A batch that is on its way for longer has time stand.
+const IN_FLIGHT_MAX: Duration = Duration::from_secs(1);
 /// Why a shard takes nothing while it is read.
 const LOADING: &str = "is being loaded";
 
@@ -107,6 +110,7 @@ enum Woken {
 
 /// A batch on its way.
 struct InFlight {
+    since: Instant,
     ack: AppendAck,
     deferred: Vec<Deferred>,
 }
@@ -306,9 +310,11 @@ impl Serving<'_> {
             }
             self.tick();
             self.send().await;
-            let room = self.has_room();
-            self.clock.set_stopped(!room);
-            let due = self.shard.next_deadline().map_or(WAKE_MAX, |due| self.clock.until(due).min(WAKE_MAX));
+            let (room, patience) = (self.has_room(), self.patience());
+            let runs = room && !patience.is_zero();
+            self.clock.set_stopped(!runs);
+            let due =
+                self.shard.next_deadline().map_or(WAKE_MAX, |due| self.clock.until(due).min(WAKE_MAX)).min(patience);
             self.clock.expect_wake(due);
             let woken = tokio::select! {
                 biased;
@@ -319,7 +325,7 @@ impl Serving<'_> {
                     Ok(()) => Woken::TopicsChanged,
                     Err(_) => Woken::Over(not_available("is closed")),
                 },
-                () = tokio::time::sleep(due), if room => Woken::Due,
+                () = tokio::time::sleep(due), if runs => Woken::Due,
             };
             // Before anything is handled: what time it is depends on it, and who is there.
             self.clock.wake();
@@ -343,6 +349,11 @@ impl Serving<'_> {
     /// Whether what a request leads to can wait here.
     fn has_room(&self) -> bool {
         self.in_flight.is_none() || self.gathering.has_room()
+    }
+
+    /// For how long what is on its way may stay there before time stands.
+    fn patience(&self) -> Duration {
+        self.in_flight.as_ref().map_or(WAKE_MAX, |batch| IN_FLIGHT_MAX.saturating_sub(batch.since.elapsed()))
     }
 
     /// Handles a request, and those behind it that have arrived.
@@ -426,7 +437,7 @@ impl Serving<'_> {
             let batch = LogBatch { expected_offset: Some(expected_offset), record_batch };
             let ack = self.parts.log.append(batch).await;
             self.clock.set_stopped(false);
-            self.in_flight = Some(InFlight { ack, deferred });
+            self.in_flight = Some(InFlight { since: Instant::now(), ack, deferred });
         }
     }
 
@@ -456,7 +467,7 @@ impl Serving<'_> {
         let failure = failure.with("cause", cause.reason_name()).with("detail", cause.message());
         // It may be written.
         let open = failure.clone().with_effect(walser_rpc::Effect::Maybe);
-        let on_the_way = self.in_flight.take().map(|InFlight { ack, deferred }| {
+        let on_the_way = self.in_flight.take().map(|InFlight { ack, deferred, .. }| {
             deferred.into_iter().for_each(|deferred| deferred.fail(&open));
             ack
         });

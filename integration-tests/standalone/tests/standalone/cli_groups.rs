@@ -382,6 +382,7 @@ async fn groups_are_listed_described_reset_and_deleted() {
         (&"GROUP_STATE_STABLE".into(), &1.into())
     );
     let id = described["members"][0]["memberId"].as_str().unwrap().to_owned();
+    assert_eq!(code(&["group", "remove-member", "billing", ""]), Some(2), "every id begins so");
     assert_eq!(code(&["group", "remove-member", "billing", "nobody"]), Some(3));
     assert_eq!(code(&["group", "remove-member", "billing", &id.replace('-', "0")]), Some(3));
     assert_eq!(code(&["group", "remove-member", "billing", "--instance", "nobody"]), Some(3));

@@ -27,8 +27,11 @@ struct Session {
     shard: ShardHandle,
     gateway: GatewayId,
     term: i64,
-    outbox: Outbox<pbi::MemberSessionResponse>,
+    outbox: OpenOutbox,
 }
+
+/// Takes what is to be sent, until it is dropped: the shard forgets whom it belonged to then.
+struct OpenOutbox(Outbox<pbi::MemberSessionResponse>);
 
 /// Serves a session to its end.
 pub(super) async fn serve(api: Api, mut requests: Requests, sender: Sender) {
@@ -46,8 +49,8 @@ async fn run(api: &Api, requests: &mut Requests, sender: &Sender) -> Result<(), 
     let (number, gateway) = session_open_of_message(&first)?;
     let shard = api.shard(number)?.clone();
     api.topic.ensure().await?;
-    let outbox = Outbox::default();
-    let term = shard.connect(gateway.clone(), Arc::new(outbox.clone())).await?;
+    let outbox = OpenOutbox(Outbox::default());
+    let term = shard.connect(gateway.clone(), Arc::new(outbox.0.clone())).await?;
     let fresh = TokenKey(api.fresh_key());
     let token_key = shard.ask(Some(term), move |shard, _, out| Ok(shard.token_key(fresh, out))).await?;
     let session = Session { number, shard, gateway, term, outbox };
@@ -60,9 +63,9 @@ async fn run(api: &Api, requests: &mut Requests, sender: &Sender) -> Result<(), 
     }
 }
 
-impl Drop for Session {
+impl Drop for OpenOutbox {
     fn drop(&mut self) {
-        self.outbox.close();
+        self.0.close();
     }
 }
 
@@ -72,8 +75,8 @@ impl Session {
     /// Hands requests to the shard until the gateway has none any more.
     async fn read(&self, requests: &mut Requests) -> Result<(), ApiError> {
         while let Some(message) = requests.message().await? {
-            let Some(permit) = self.outbox.admit(message.encoded_len()).await else { return Ok(()) };
-            let (term, number, outbox) = (message.epoch, message.correlation_id, self.outbox.clone());
+            let Some(permit) = self.outbox.0.admit(message.encoded_len()).await else { return Ok(()) };
+            let (term, number, outbox) = (message.epoch, message.correlation_id, self.outbox.0.clone());
             let own = self.term;
             let done = move |answer| outbox.answer(permit, member_answer_message(own, number, answer));
             match self.request(message) {
@@ -96,7 +99,7 @@ impl Session {
     /// Sends answers and notices until the shard ends the session.
     async fn write(&self, sender: &Sender) -> Result<(), ApiError> {
         loop {
-            let message = match self.outbox.next().await? {
+            let message = match self.outbox.0.next().await? {
                 Outgoing::Answer(answer) => answer,
                 Outgoing::Notice(notice) => member_notice_message(self.term, &notice),
             };

@@ -394,6 +394,22 @@ async fn a_shard_that_does_not_take_the_log_takes_no_requests_and_ends_no_sessio
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_batch_that_hangs_ends_no_session() {
+    let tested = Tested::new(&MemoryLog::default(), 1).loaded().await;
+    let member = tested.join("g", "m").await.unwrap();
+    tested.log.hold();
+    let commit = simple_commit("other", 1);
+    let handle = |shard: &mut GroupShard, now, out: &mut _| shard.commit(now, commit, out).map_err(refused);
+    tested.shard.submit(None, handle, drop).await;
+    // There is room for more, and nobody asks for anything: answers would not leave.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(tested.log.held(), 1);
+    tested.log.go_on();
+    let heard = tested.shard.ask(None, move |shard, now, _| shard.heartbeat(now, &member).map_err(refused)).await;
+    assert!(heard.is_ok(), "{heard:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn gateways_hear_of_assignments_topics_and_the_end_of_members() {
     let tested = Tested::new(&MemoryLog::default(), 1).loaded().await;
     let outbox = Outbox::<()>::default();

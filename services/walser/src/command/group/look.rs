@@ -75,6 +75,10 @@ pub(super) async fn find(server: &Server, name: &str) -> Result<Option<pb::Group
 /// More than one begins so.
 pub(super) async fn member(server: &Server, group: &str, given: String) -> Result<String, CliError> {
     let begin = given.trim_end_matches('\u{2026}');
+    if begin.is_empty() {
+        let error = CliError::usage("the id of the member is empty: every id begins so");
+        return Err(error.with_help(format!("`walser group describe {group}` lists its members.")));
+    }
     // A whole id needs no look at the group.
     if begin.len() >= MEMBER_ID_LEN {
         return Ok(given);
