@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use walser_client::Client;
+use walser_client::{ApiError, Client, Reason};
 use walser_proto::v1 as pb;
 
 /// Longest wait for a condition: far above what it takes, far below a hanging run.
@@ -197,8 +197,8 @@ pub(crate) fn cli_at(address: &str, arguments: &[&str], input: &[u8]) -> Output 
 }
 
 #[expect(clippy::disallowed_methods, reason = "a deadline for another process")]
-fn now() -> std::time::Instant {
-    std::time::Instant::now()
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// Between two looks at a condition.
@@ -257,7 +257,8 @@ pub(crate) async fn read_all(client: &Client, topic: &str, partition: i32) -> Ve
     records
 }
 
-/// Writes a record. Returns its offset.
+/// Writes a record. Returns its offset. What was refused for want of replicas, and not written, is tried again: a busy machine
+/// has nodes miss their beats.
 pub(crate) async fn write(client: &Client, topic: &str, partition: i32, value: impl Into<Vec<u8>>) -> i64 {
     let request = pb::ProduceRequest {
         topic: topic.to_owned(),
@@ -265,7 +266,18 @@ pub(crate) async fn write(client: &Client, topic: &str, partition: i32, value: i
         records: vec![record(value)],
         ..Default::default()
     };
-    client.producer().produce(request).await.unwrap().into_inner().positions[0].offset
+    let begun = Instant::now();
+    loop {
+        match client.producer().produce(request.clone()).await {
+            Ok(written) => return written.into_inner().positions[0].offset,
+            Err(status) => {
+                let failure = ApiError::from(status);
+                let again = failure.reason() == Reason::NotEnoughReplicas && failure.effect() == pb::Effect::None;
+                assert!(again && begun.elapsed() < PATIENCE, "{topic}-{partition}: {failure}");
+                wait_a_little();
+            }
+        }
+    }
 }
 
 /// The values of a partition, all of which are text.
