@@ -4,6 +4,7 @@
 //! with nothing in flight are closed; a write that finds no file to open waits for that, and is refused with what is
 //! short after [`PATIENCE`].
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use walser_log::Admission;
@@ -100,7 +101,9 @@ impl Shard {
         }
         self.files_tried_at = now;
         let waiting: Vec<_> = self.short_of_files.drain(..).collect();
-        self.incoming.retain(|partition| !waiting.contains(partition));
+        // There may be thousands of both.
+        let also: BTreeSet<_> = waiting.iter().collect();
+        self.incoming.retain(|partition| !also.contains(partition));
         waiting
     }
 

@@ -35,6 +35,8 @@ const COPIED_BYTES: usize = 128 << 10;
 const PIECE_MESSAGES: usize = 16;
 /// A leader that sends nothing for this long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// A follower that takes no message of a copy for this long begins anew.
+const TAKEN_MAX: Duration = Duration::from_secs(60);
 
 /// Makes the copies that shards want, for as long as the node runs.
 pub(super) async fn copy_logs(links: Links) {
@@ -245,7 +247,9 @@ impl Links {
                     tombstone_floor,
                     log_bytes,
                 };
-                goes_on = answers.send(Ok(answer)).await.is_ok() && !ended;
+                // Nothing of the log is compacted while it is pinned.
+                let sent = tokio::time::timeout(TAKEN_MAX, answers.send(Ok(answer))).await;
+                goes_on = sent.map_err(|_| stalled())?.is_ok() && !ended;
                 if !goes_on {
                     break;
                 }
@@ -270,6 +274,11 @@ impl Links {
             ApiError::new(Reason::StorageError, error.to_string())
         })
     }
+}
+
+fn stalled() -> ApiError {
+    let text = format!("the follower has taken nothing of the copy for {} s", TAKEN_MAX.as_secs());
+    ApiError::new(Reason::StorageError, text)
 }
 
 fn failed(error: impl std::fmt::Display) -> ApiError {

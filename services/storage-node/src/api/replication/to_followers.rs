@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use walser_log::{Generation, LogReader, ReadError, Slice};
+use walser_log::{Generation, LogReader, ReadError, Slice, out_of_files};
 use walser_model::{NodeId, Offset, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_replication::ReplicationSessionId;
@@ -27,6 +28,8 @@ use crate::shard::Command;
 const MESSAGE_BYTES: usize = 1 << 20;
 /// Messages that wait for the connection.
 const RESPONSES_MAX: usize = 4;
+/// Time between two lines in the log about what cannot be read.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 type Responses = mpsc::Sender<Result<pbi::ReplicateResponse, Status>>;
 
@@ -49,6 +52,8 @@ struct Pusher {
     queued: BTreeSet<TopicPartition>,
     sent: u64,
     credit: Arc<Credit>,
+    /// When it was last told that something cannot be read.
+    told: Option<Instant>,
 }
 
 impl Links {
@@ -79,6 +84,7 @@ impl Links {
             queued: BTreeSet::new(),
             sent: 0,
             credit: Arc::clone(&credit),
+            told: None,
         };
         let links = self.clone();
         tokio::spawn(async move {
@@ -248,7 +254,7 @@ impl Pusher {
         }
     }
 
-    async fn next_frame(&self, id: TopicPartition, push: &mut Push, replica: &Arc<PartitionHandle>) -> Pushing {
+    async fn next_frame(&mut self, id: TopicPartition, push: &mut Push, replica: &Arc<PartitionHandle>) -> Pushing {
         let generation = replica.reader.generation();
         let (end, batches) = match push.look(replica) {
             ToPush::Over => return Pushing::Over,
@@ -269,11 +275,22 @@ impl Pusher {
         })
     }
 
-    /// What cannot be read for a follower cannot be read at all. Damage is noted, as where clients read.
-    fn note_unreadable(&self, partition: TopicPartition, generation: Generation, error: &ReadError) {
-        let named = self.links.registry.names.partition(partition);
-        tracing::warn!(partition = %named, follower = %self.follower, %error, "records cannot be read for a follower");
-        self.links.engine.shards.note_damage(partition, generation, error);
+    /// What cannot be read for a follower cannot be read at all. Damage is noted, as where clients read, and files are closed
+    /// where there are too many. The follower opens again and again meanwhile.
+    fn note_unreadable(&mut self, partition: TopicPartition, generation: Generation, error: &ReadError) {
+        let shards = &self.links.engine.shards;
+        if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+            self.told = Some(Instant::now());
+            let named = self.links.registry.names.partition(partition);
+            tracing::warn!(
+                partition = %named, follower = %self.follower, %error,
+                "records cannot be read for a follower; others are told at most every 10 s"
+            );
+        }
+        if matches!(error, ReadError::Io(error) if out_of_files(error)) {
+            shards.queues().for_each(|queue| queue.push(Command::CloseFiles));
+        }
+        shards.note_damage(partition, generation, error);
     }
 }
 
