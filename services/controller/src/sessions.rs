@@ -152,9 +152,11 @@ impl<S: Clone> Sessions<S> {
         !standalone || inner.by_node.values().any(Session::is_own) && !heard
     }
 
-    /// Nobody could be heard for this long: it counts for no session.
+    /// Nobody could be heard for this long: it counts for no session, and for no connection that has broken.
     pub(crate) fn extend(&self, pause: Duration) {
-        self.inner.lock().by_node.values_mut().for_each(|session| session.heard += pause);
+        let mut inner = self.inner.lock();
+        inner.by_node.values_mut().for_each(|session| session.heard += pause);
+        inner.lost.values_mut().for_each(|(_, since)| *since += pause);
     }
 
     pub(crate) fn end(&self, node: NodeId, node_epoch: Revision) {
@@ -307,3 +309,20 @@ mod tests {
         assert_eq!(sessions.silent(24 * second, 2 * second), [(NodeId(1), 7)]);
     }
 }
+
+    #[test]
+    fn a_connection_that_broke_before_a_pause_of_the_controller_has_its_time_to_come_back() {
+        let sessions = Sessions::<()>::default();
+        let millis = Duration::from_millis;
+        for node in 1..=3 {
+            sessions.beat(NodeId(node), Session { node_epoch: 7, heard: millis(1_000), ..Session::default() });
+        }
+        sessions.lose(NodeId(1), 7, millis(1_100));
+        sessions.extend(millis(20_000));
+        let lost = |at: u64| sessions.lost(millis(at), millis(500), millis(600));
+        assert_eq!(lost(21_550), []);
+        for node in 2..=3 {
+            sessions.beat(NodeId(node), Session { node_epoch: 7, heard: millis(21_600), ..Session::default() });
+        }
+        assert_eq!(lost(21_610), [(NodeId(1), 7)]);
+    }
