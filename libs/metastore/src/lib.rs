@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use embedded::Embedded;
-pub use engine::HISTORY_MAX;
+pub use engine::{HISTORY_CHANGES_MAX, HISTORY_MAX};
 #[cfg(feature = "etcd")]
 pub use etcd::{Etcd, EtcdConfig, EtcdCredentials, EtcdTls, etcd_is_too_old};
 pub use limits::{OPERATIONS_MAX, REQUEST_BYTES_MAX, request_bytes};
