@@ -266,6 +266,9 @@ pub trait Metastore: Send + Sync + Debug {
     /// Ends a lease at once. One that has ended is fine.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
 
+    /// Whether another process can use the store at the same time: a candidate of an election may have rivals.
+    fn is_shared(&self) -> bool;
+
     /// What an operator should know of the store, though it may answer. Empty: nothing.
     async fn problems(&self) -> Vec<StoreProblem> {
         Vec::new()

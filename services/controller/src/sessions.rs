@@ -132,11 +132,20 @@ impl<S: Clone> Sessions<S> {
         (now.saturating_sub(session.heard) <= limit).then_some(session.metadata_version)
     }
 
-    /// Nodes whose last beat is older than `limit`, with their epochs.
+    /// Whether a node was heard itself within `limit`.
+    pub(crate) fn is_heard(&self, node: NodeId, node_epoch: Revision, now: Duration, limit: Duration) -> bool {
+        let inner = self.inner.lock();
+        let session = inner.by_node.get(&node).filter(|session| session.node_epoch == node_epoch);
+        session.is_some_and(|session| session.is_own() && !session.is_silent(now, limit))
+    }
+
+    /// Nodes whose last beat is older than `limit`, with their epochs; those that have been silent for longest first.
     pub(crate) fn silent(&self, now: Duration, limit: Duration) -> Vec<(NodeId, Revision)> {
         let inner = self.inner.lock();
         let silent = inner.by_node.iter().filter(|(_, session)| session.is_silent(now, limit));
-        silent.map(|(node, session)| (*node, session.node_epoch)).collect()
+        let mut silent: Vec<_> = silent.map(|(node, session)| (session.heard, *node, session.node_epoch)).collect();
+        silent.sort_unstable();
+        silent.into_iter().map(|(_, node, node_epoch)| (node, node_epoch)).collect()
     }
 
     /// Whether a node has a session in which it was not heard for longer than `limit`.
@@ -308,7 +317,6 @@ mod tests {
         assert!(sessions.seen(NodeId(1), 7, 22 * second, 2 * second).is_some());
         assert_eq!(sessions.silent(24 * second, 2 * second), [(NodeId(1), 7)]);
     }
-}
 
     #[test]
     fn a_connection_that_broke_before_a_pause_of_the_controller_has_its_time_to_come_back() {
@@ -326,3 +334,4 @@ mod tests {
         }
         assert_eq!(lost(21_610), [(NodeId(1), 7)]);
     }
+}

@@ -103,6 +103,10 @@ async fn a_call_knows_its_own_write_again_whose_answer_was_lost() {
     assert!(was_lost());
 
     let change = |etag: String| pb::UpdateTopicRequest {
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
         name: "t".to_owned(),
         etag,
         config_updates: [("retention.ms".to_owned(), "5000".to_owned())].into(),
