@@ -81,8 +81,10 @@ struct Dirty {
 
 impl Dirty {
     /// Adds what a change of the view has touched.
-    fn touch(&mut self, view: &ClusterView, changes: &Changes) {
-        self.all |= changes.snapshot;
+    fn touch(&mut self, before: &ClusterView, view: &ClusterView, changes: &Changes) {
+        let default = |view: &ClusterView| view.cluster.as_ref().map(|record| record.min_insync_replicas);
+        // Partitions have their own min.insync.replicas, which follows.
+        self.all |= changes.snapshot || default(before) != default(view);
         if self.all {
             return;
         }
@@ -166,7 +168,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 biased;
                 step = steps.next() => {
                     let Some((next, changes)) = step else { return };
-                    dirty.touch(&next, &changes);
+                    dirty.touch(&view, &next, &changes);
                     view = next;
                 }
                 () = self.bell.rings.notified() => dirty.all |= self.bell.for_all.swap(false, Ordering::AcqRel),
@@ -216,5 +218,30 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::cluster::ClusterRecord;
+
+    /// The call that has changed it may not live to see its change.
+    #[test]
+    fn another_default_of_min_insync_replicas_touches_all_partitions_whoever_has_written_it() {
+        let view = |min_insync_replicas, name: &str| {
+            let record = ClusterRecord::new("c".into(), name.to_owned(), 5);
+            let record = ClusterRecord { min_insync_replicas, ..record };
+            let mut view = ClusterView::default();
+            view.cluster.replace(Arc::new(record));
+            view
+        };
+        let touched = |before: &ClusterView, after: &ClusterView| {
+            let mut dirty = Dirty::default();
+            dirty.touch(before, after, &Changes::default());
+            dirty.all
+        };
+        assert!(touched(&view(1, "a"), &view(2, "a")));
+        assert!(!touched(&view(2, "a"), &view(2, "b")));
     }
 }

@@ -176,6 +176,30 @@ async fn a_write_whose_outcome_is_not_known_is_told_as_such_when_it_cannot_be_re
     assert!(store.broken.lock().is_none());
 }
 
+/// The call that has changed it may fail, or be given up, before its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_follow_a_setting_of_the_cluster_although_its_call_fails() {
+    let store = Arc::new(ObservedStore::new());
+    let started = start(Arc::clone(&store) as Arc<dyn Metastore>, config()).await;
+    for node in 1..=3 {
+        started.node(node).await.in_service().await;
+    }
+    let topic = pb::Topic { name: "t".to_owned(), partition_count: 2, replication_factor: 3, ..Default::default() };
+    let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
+    started.topics().create_topic(request).await.unwrap();
+    let update = |name: &str, value: &str| pb::UpdateClusterConfigRequest {
+        updates: [(name.to_owned(), value.to_owned())].into(),
+        ..Default::default()
+    };
+    let mut cluster = started.cluster();
+    cluster.update_cluster_config(update("cluster.replication.factor", "3")).await.unwrap();
+    *store.breaks.lock() = Some("cluster");
+    let change = update("cluster.min.insync.replicas", "2");
+    let unseen = ApiError::from(cluster.update_cluster_config(change).await.unwrap_err());
+    assert_eq!(unseen.effect(), pb::Effect::Maybe, "it is written: {unseen}");
+    started.until(|view| view.partitions().all(|found| found.record.state.min_isr == 2)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn beats_subscriptions_and_answers_cost_no_access_of_the_store_and_do_not_wait_for_it() {
     let store = Arc::new(ObservedStore::new());
