@@ -148,6 +148,28 @@ async fn a_call_knows_its_own_write_again_whose_answer_was_lost() {
     assert!(was_lost());
 }
 
+/// A topic that is made of replicas that were set aside, in one transaction and in several.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_topic_is_known_again_whose_answer_was_lost() {
+    let store = Arc::new(ObservedStore::new());
+    let started = start(Arc::clone(&store) as Arc<dyn Metastore>, config()).await;
+    started.node(1).await.in_service().await;
+    for (id, name, partitions) in [(1, "small", 3), (2, "large", 300)] {
+        let replica = |partition| {
+            let replica = pbi::ReplicaReport { partition, leader_epoch: 4, ..Default::default() };
+            pbi::RestoredReplica { node_id: 1, replica: Some(replica) }
+        };
+        let (topic_id, replicas) = (vec![id; 16].into(), (0..partitions).map(replica).collect());
+        let request = pbi::RestoreTopicRequest { topic_id, name: name.to_owned(), replicas };
+        store.loses_answer.store(true, Ordering::Release);
+        let restored = started.controller().restore_topic(request.clone()).await.unwrap().into_inner().topic.unwrap();
+        assert!(!store.loses_answer.load(Ordering::Acquire));
+        assert_eq!((restored.name.as_str(), restored.partition_count), (name, partitions));
+        let again = ApiError::from(started.controller().restore_topic(request).await.unwrap_err());
+        assert_eq!(again.reason(), Reason::TopicExists, "another call");
+    }
+}
+
 /// Whatever fails later: the first write may have happened.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_whose_outcome_is_not_known_is_told_as_such_when_it_cannot_be_read() {
