@@ -109,9 +109,12 @@ impl Dirty {
             let deleting = view.metadata.tombstones().map(|(id, _)| id);
             return view.staged.keys().copied().chain(deleting).collect();
         }
-        // Of staged topics there are few, and a step of the view need not name them.
+        // Of staged topics and of deletions that are under way there are few, and a step of the view need not name them:
+        // whoever had them in hand may have given up, because this controller did not lead for a moment.
         let staged = view.staged.keys().copied();
-        self.topics.iter().copied().filter(unfinished).chain(staged).collect()
+        let left = |id: &TopicId| view.metadata.partitions_of(*id).next().is_some();
+        let deleting = view.metadata.tombstones().map(|(id, _)| id).filter(left);
+        self.topics.iter().copied().filter(unfinished).chain(staged).chain(deleting).collect()
     }
 
     /// The decisions that are due for what was touched.
@@ -223,6 +226,11 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
 
 #[cfg(test)]
 mod tests {
+    use walser_metadata::value::{PartitionValue, TombstoneValue};
+    use walser_metadata::{Delta, MetadataChange};
+    use walser_model::PartitionIndex;
+    use walser_replication::PartitionState;
+
     use super::*;
     use crate::keys::cluster::ClusterRecord;
 
@@ -243,5 +251,21 @@ mod tests {
         };
         assert!(touched(&view(1, "a"), &view(2, "a")));
         assert!(!touched(&view(2, "a"), &view(2, "b")));
+    }
+
+    #[test]
+    fn a_deletion_that_nobody_has_in_hand_any_more_is_found_without_a_change() {
+        let (left, gone) = (TopicId::from_bytes([1; 16]), TopicId::from_bytes([2; 16]));
+        let tombstone = |topic| {
+            let value = Box::new(TombstoneValue { nodes: vec![1], ..TombstoneValue::default() });
+            MetadataChange::Tombstone { topic, value, revision: 1 }
+        };
+        let value = Box::new(PartitionValue::from(PartitionState::new(vec![walser_model::NodeId(1)], 1)));
+        let partition =
+            MetadataChange::Partition { id: TopicPartition::new(left, PartitionIndex(0)), value, revision: 1 };
+        let mut view = ClusterView::default();
+        let changes = vec![tombstone(left), tombstone(gone), partition];
+        view.metadata.apply(Delta { version: 1, snapshot: true, changes }).unwrap();
+        assert_eq!(Dirty::default().unfinished(&view), BTreeSet::from([left]));
     }
 }
