@@ -107,6 +107,11 @@ impl Metastore for Embedded {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.write(WriteRequest::Revoke(lease)).await.map(drop)
     }
+
+    /// The file is locked.
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ use crate::{Change, KeyValue, LeaseId, Outcome, RangePage, RangeRequest, Revisio
 
 /// Revisions with changes that watches and ranges can go back at most, however seldom the history is compacted.
 pub const HISTORY_MAX: usize = 10_000;
+/// Changes that the history has at most, of however few revisions: a transaction may change many large keys.
+pub const HISTORY_CHANGES_MAX: usize = 50_000;
 
 /// State behind a lock.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ struct State {
     /// Changes after this revision are in `history`, with what they replaced.
     kept_from: Revision,
     history: VecDeque<(Revision, Vec<Recorded>)>,
+    /// Changes in `history`.
+    recorded: usize,
     leases: HashMap<LeaseId, Lease>,
     next_lease: LeaseId,
 }
@@ -67,6 +71,7 @@ impl Engine {
             revision,
             kept_from: revision,
             history: VecDeque::new(),
+            recorded: 0,
             leases: HashMap::new(),
             next_lease: 1,
         };
@@ -100,6 +105,7 @@ impl Engine {
         let first_kept = state.history.partition_point(|(revision, _)| *revision <= through);
         let kept = state.history.split_off(first_kept);
         let forgotten = std::mem::replace(&mut state.history, kept);
+        state.recorded -= forgotten.iter().map(|(_, changes)| changes.len()).sum::<usize>();
         state.kept_from = state.kept_from.max(through);
         // Freeing it takes a while: readers need not wait for that.
         drop(state);
@@ -199,11 +205,12 @@ impl State {
             }
             recorded.push(Recorded { change, replaced });
         }
+        self.recorded += recorded.len();
         self.history.push_back((self.revision, recorded));
-        while self.history.len() > HISTORY_MAX {
-            if let Some((revision, _)) = self.history.pop_front() {
-                self.kept_from = revision;
-            }
+        while self.history.len() > HISTORY_MAX || self.recorded > HISTORY_CHANGES_MAX {
+            let Some((revision, changes)) = self.history.pop_front() else { break };
+            self.recorded -= changes.len();
+            self.kept_from = revision;
         }
     }
 

@@ -328,6 +328,10 @@ impl Metastore for Etcd {
         }
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     async fn problems(&self) -> Vec<StoreProblem> {
         self.look_at_members().await
     }

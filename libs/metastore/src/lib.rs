@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use embedded::Embedded;
-pub use engine::HISTORY_MAX;
+pub use engine::{HISTORY_CHANGES_MAX, HISTORY_MAX};
 #[cfg(feature = "etcd")]
 pub use etcd::{Etcd, EtcdConfig, EtcdCredentials, EtcdTls, etcd_is_too_old};
 pub use limits::{OPERATIONS_MAX, REQUEST_BYTES_MAX, request_bytes};
@@ -265,6 +265,9 @@ pub trait Metastore: Send + Sync + Debug {
 
     /// Ends a lease at once. One that has ended is fine.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// Whether another process can use the store at the same time: a candidate of an election may have rivals.
+    fn is_shared(&self) -> bool;
 
     /// What an operator should know of the store, though it may answer. Empty: nothing.
     async fn problems(&self) -> Vec<StoreProblem> {

@@ -72,4 +72,9 @@ impl Metastore for Memory {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.engine.perform(&WriteRequest::Revoke(lease)).map(drop)
     }
+
+    /// Whoever has a clone uses it as another process would.
+    fn is_shared(&self) -> bool {
+        true
+    }
 }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use walser_metastore::{
-    Embedded, HISTORY_MAX, Memory, Metastore, Op, Outcome, Revision, StoreError, Txn, WatchError, WatchEvent,
+    Embedded, HISTORY_CHANGES_MAX, HISTORY_MAX, Memory, Metastore, Op, Outcome, Revision, StoreError, Txn, WatchError,
+    WatchEvent,
 };
 
 use self::suite::{Fixture, Store};
@@ -73,6 +74,30 @@ async fn the_history_has_a_bound_of_its_own() {
     let mut watch = store.watch("c", kept_from).await.unwrap();
     let Ok(WatchEvent::Changes { revision, .. }) = watch.next().await else { panic!("still compacted") };
     assert_eq!(revision, kept_from + 1);
+}
+
+/// A thousand transactions of a hundred partitions each are few revisions, and much memory.
+#[tokio::test]
+async fn the_history_is_bounded_by_its_changes_too() {
+    const CHANGES: usize = 100;
+    let store = Memory::new();
+    let first = put(&store, "c").await;
+    let change = |number: usize| Op::Put { key: format!("c/{number}"), value: "1".into(), lease: None };
+    let ops: Vec<_> = (0..CHANGES).map(change).collect();
+    for _ in 0..HISTORY_CHANGES_MAX / CHANGES + 5 {
+        store.transact(Txn { compares: vec![], ops: ops.clone() }).await.unwrap();
+    }
+    let mut watch = store.watch("c", first).await.unwrap();
+    let Err(WatchError::Compacted { kept_from }) = watch.next().await else { panic!("not compacted") };
+    assert_eq!(kept_from, first + 5);
+    // What is forgotten on request makes room.
+    store.compact(kept_from + 10).await.unwrap();
+    for _ in 0..10 {
+        store.transact(Txn { compares: vec![], ops: ops.clone() }).await.unwrap();
+    }
+    let mut watch = store.watch("c", kept_from + 10).await.unwrap();
+    let Ok(WatchEvent::Changes { revision, .. }) = watch.next().await else { panic!("compacted too early") };
+    assert_eq!(revision, kept_from + 11);
 }
 
 #[tokio::test]

@@ -26,23 +26,31 @@ const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// The first message may have to be read from a store, and is large.
 const FIRST_MAX: Duration = Duration::from_secs(15);
 
+/// How long a controller may take to begin to answer, when there are others. It doubles each time that one does not, up to
+/// [`FIRST_MAX`]: perhaps all of them are slow.
+const OPEN_MIN: Duration = Duration::from_secs(1);
+
 /// How long a controller is followed that does not reach the metadata store, when there are others.
 const CUT_OFF_MIN: Duration = Duration::from_secs(1);
 /// The same when none of those that were tried did.
 const CUT_OFF_MAX: Duration = Duration::from_secs(30);
 
-/// How long a controller is followed that does not reach the metadata store: for ever where it is the only one; else longer
-/// each time, as perhaps none of them does, until one does. Clones share it.
+/// How long a controller is followed that does not reach the metadata store, and waited for that does not answer: for ever,
+/// and for [`FIRST_MAX`], where it is the only one; else longer each time, as perhaps none of them does, until one does.
+/// Clones share it.
 #[derive(Debug, Clone)]
 pub struct CutOffPatience {
     others: bool,
     limit: Arc<Mutex<Duration>>,
+    open: Arc<Mutex<Duration>>,
 }
 
 impl CutOffPatience {
     /// For a follower of so many controllers.
     pub fn of(controllers: usize) -> Self {
-        Self { others: controllers > 1, limit: Arc::new(Mutex::new(CUT_OFF_MIN)) }
+        let others = controllers > 1;
+        let open = if others { OPEN_MIN } else { FIRST_MAX };
+        Self { others, limit: Arc::new(Mutex::new(CUT_OFF_MIN)), open: Arc::new(Mutex::new(open)) }
     }
 
     /// Whether a controller is given up that has been cut off for so long.
@@ -53,6 +61,22 @@ impl CutOffPatience {
             *limit = (*limit * 2).min(CUT_OFF_MAX);
         }
         over
+    }
+
+    /// Waits for a controller to begin to answer.
+    async fn answer<T>(&self, call: impl Future<Output = T>) -> Result<T, ApiError> {
+        let limit = *self.open.lock();
+        let answer = tokio::time::timeout(limit, call).await;
+        let next = match &answer {
+            Ok(_) if self.others => OPEN_MIN,
+            Ok(_) => limit,
+            Err(_) => (2 * limit).min(FIRST_MAX),
+        };
+        *self.open.lock() = next;
+        answer.map_err(|_elapsed| {
+            let text = format!("the controller has not begun to send metadata within {} s", limit.as_secs());
+            ApiError::new(Reason::ControllerNotAvailable, text)
+        })
     }
 
     /// A controller reaches the store.
@@ -93,6 +117,7 @@ impl MetadataStream {
     /// Opens the stream; it starts with a snapshot.
     ///
     /// # Errors
+    /// `CONTROLLER_NOT_AVAILABLE` when the controller does not begin to answer, within 1 s where there are others;
     /// `CLUSTER_ID_MISMATCH` and `METADATA_ROLLBACK` when the controller's metadata is not that of the caller; when the
     /// controller refuses for another reason, or cannot be reached.
     pub async fn open(
@@ -104,7 +129,7 @@ impl MetadataStream {
         let MetadataSeen { cluster_id, version: applied_version, lineage } = seen.clone();
         let features = Some(FEATURE_LEVELS.into());
         let request = WatchMetadataRequest { resume_version: 0, cluster_id, applied_version, lineage, features };
-        let messages = client.watch_metadata(request).await?.into_inner();
+        let messages = patience.answer(client.watch_metadata(request)).await??.into_inner();
         let (group, patience) = (Vec::new(), patience.clone());
         Ok(Self { messages, group, seen, heard: false, patience, cut_off: None, failed: None })
     }
@@ -196,5 +221,50 @@ impl MetadataStream {
             return Err(ApiError::metadata_rollback(seen.version, message.version));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use tonic::body::Body;
+    use tower::util::BoxCloneSyncService;
+
+    use super::*;
+    use crate::network::ConnectionError;
+
+    type Answer = Result<http::Response<Body>, ConnectionError>;
+
+    /// One whose process is frozen: its listener takes connections all the same.
+    fn silent() -> ControllerClient {
+        let never = |_: http::Request<Body>| pending::<Answer>();
+        ControllerClient::new(BoxCloneSyncService::new(tower::service_fn(never)))
+    }
+
+    /// One that answers without a message.
+    fn answering() -> ControllerClient {
+        let answer = |_: http::Request<Body>| ready(Answer::Ok(http::Response::new(Body::empty())));
+        ControllerClient::new(BoxCloneSyncService::new(tower::service_fn(answer)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_controller_that_does_not_answer_is_left_after_a_second_where_there_are_others() {
+        let opened = async |controller: &ControllerClient, patience: &CutOffPatience| {
+            let begun = Instant::now();
+            let failure = MetadataStream::open(controller, MetadataSeen::default(), patience).await.err();
+            (failure.map(|failure| failure.reason()), begun.elapsed().as_secs())
+        };
+        let gone = Some(Reason::ControllerNotAvailable);
+        let patience = CutOffPatience::of(3);
+        assert_eq!(opened(&silent(), &patience).await, (gone, 1));
+        assert_eq!(opened(&silent(), &patience).await, (gone, 2), "perhaps all of them are slow");
+        for _ in 0..5 {
+            opened(&silent(), &patience).await;
+        }
+        assert_eq!(opened(&silent(), &patience).await, (gone, FIRST_MAX.as_secs()));
+        assert_eq!(opened(&answering(), &patience).await, (None, 0));
+        assert_eq!(opened(&silent(), &patience).await, (gone, 1));
+        assert_eq!(opened(&silent(), &CutOffPatience::of(1)).await, (gone, FIRST_MAX.as_secs()));
     }
 }

@@ -5,6 +5,7 @@
 //! this controller begins to lead, all of them are. What nodes say wakes it as well. Nothing of it is remembered
 //! beyond the view: a successor finds the same work.
 
+mod fencing;
 mod preferred;
 mod recovery;
 mod stops;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use walser_metadata::{Changes, PartitionEntry};
 use walser_metastore::Revision;
-use walser_model::{Clock, NodeId, TopicId, TopicPartition};
+use walser_model::{Clock, TopicId, TopicPartition};
 use walser_replication::control::{self, Decision, DecisionContext};
 use walser_rpc::ApiError;
 
@@ -25,18 +26,10 @@ use crate::cluster_view::ClusterView;
 use crate::committer::{Committed, Extra};
 use crate::config::Config;
 use crate::nodes::Nodes;
-use crate::pauses::Pauses;
 use crate::restore::RefusedNodes;
-use crate::sessions::{Session, Sessions};
+use crate::sessions::Sessions;
 use crate::topics::Topics;
 
-/// How often silent nodes are looked for.
-const FENCE_CHECK: Duration = Duration::from_millis(100);
-/// A node whose connection has broken, and that is not heard for this long then, is fenced before its session is over. A
-/// node that lives is back earlier.
-const LOST_GRACE: Duration = Duration::from_millis(500);
-/// A node counts as heard for so many beats, when it is asked whether the controller itself is cut off.
-const BEATS_RECENT: u32 = 3;
 /// Pause before duties are tried again that could not be done.
 const RETRY: Duration = Duration::from_millis(500);
 /// Pause before decisions are taken again that were overtaken: this controller may not lead any more, and not know.
@@ -88,8 +81,10 @@ struct Dirty {
 
 impl Dirty {
     /// Adds what a change of the view has touched.
-    fn touch(&mut self, view: &ClusterView, changes: &Changes) {
-        self.all |= changes.snapshot;
+    fn touch(&mut self, before: &ClusterView, view: &ClusterView, changes: &Changes) {
+        let default = |view: &ClusterView| view.cluster.as_ref().map(|record| record.min_insync_replicas);
+        // Partitions have their own min.insync.replicas, which follows.
+        self.all |= changes.snapshot || default(before) != default(view);
         if self.all {
             return;
         }
@@ -114,9 +109,12 @@ impl Dirty {
             let deleting = view.metadata.tombstones().map(|(id, _)| id);
             return view.staged.keys().copied().chain(deleting).collect();
         }
-        // Of staged topics there are few, and a step of the view need not name them.
+        // Of staged topics and of deletions that are under way there are few, and a step of the view need not name them:
+        // whoever had them in hand may have given up, because this controller did not lead for a moment.
         let staged = view.staged.keys().copied();
-        self.topics.iter().copied().filter(unfinished).chain(staged).collect()
+        let left = |id: &TopicId| view.metadata.partitions_of(*id).next().is_some();
+        let deleting = view.metadata.tombstones().map(|(id, _)| id).filter(left);
+        self.topics.iter().copied().filter(unfinished).chain(staged).chain(deleting).collect()
     }
 
     /// The decisions that are due for what was touched.
@@ -173,7 +171,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 biased;
                 step = steps.next() => {
                     let Some((next, changes)) = step else { return };
-                    dirty.touch(&next, &changes);
+                    dirty.touch(&view, &next, &changes);
                     view = next;
                 }
                 () = self.bell.rings.notified() => dirty.all |= self.bell.for_all.swap(false, Ordering::AcqRel),
@@ -224,86 +222,50 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         }
         Ok(())
     }
+}
 
-    /// Fences nodes that are not heard of any more, for as long as the process runs.
-    pub(crate) async fn fence_silent(self) {
-        let mut ticks = tokio::time::interval(FENCE_CHECK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut pauses = Pauses::new(FENCE_CHECK, self.clock.monotonic());
-        let mut led = 0;
-        loop {
-            ticks.tick().await;
-            let now = self.clock.monotonic();
-            // Connections that broke meanwhile have their session to come back, too.
-            self.sessions.extend(pauses.before(now));
-            let leads = self.nodes.committer().lead.epoch().unwrap_or(0);
-            if leads != led {
-                self.hear_all(now);
-                led = leads;
-            }
-            if leads > 0 && self.nodes.committer().lead.is_sure() {
-                self.fence_away(now).await;
-            }
-            pauses.looked(self.clock.monotonic());
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use walser_metadata::value::{PartitionValue, TombstoneValue};
+    use walser_metadata::{Delta, MetadataChange};
+    use walser_model::PartitionIndex;
+    use walser_replication::PartitionState;
 
-    /// Fences those that are not heard of any more.
-    async fn fence_away(&self, now: Duration) {
-        let lost = self.sessions.lost(now, LOST_GRACE, BEATS_RECENT * self.config.beat);
-        let lost = lost.into_iter().map(|(node, node_epoch)| (node, node_epoch, LOST_GRACE));
-        let silent = self.sessions.silent(now, self.config.session).into_iter();
-        for (node, node_epoch, limit) in lost.chain(silent.map(|(node, epoch)| (node, epoch, self.config.session))) {
-            if self.sessions.may_be_away(node, self.config.standalone) {
-                self.fence(node, node_epoch, limit).await;
-            }
-        }
-    }
+    use super::*;
+    use crate::keys::cluster::ClusterRecord;
 
-    /// Nodes that this controller has not heard yet get a full session from the moment in which it leads. Those that it has
-    /// heard while another one led are measured by that; unless it has lately heard at most half of all, and is cut off
-    /// itself.
-    fn hear_all(&self, now: Duration) {
-        let view = self.nodes.committer().views.load();
-        let alive: Vec<_> = view.metadata.nodes().filter(|(_, node)| !node.liveness.fenced).collect();
-        let heard = |node: &NodeId, epoch, limit| self.sessions.seen(*node, epoch, now, limit).is_some();
-        let lately = alive.iter().filter(|(node, entry)| heard(node, entry.epoch, self.config.session)).count();
-        let connected = 2 * lately > alive.len();
-        for (node, entry) in alive {
-            if connected && heard(&node, entry.epoch, Duration::MAX) {
-                continue;
-            }
-            let heard_ms = self.clock.now_millis();
-            let session = Session { node_epoch: entry.epoch, heard: now, heard_ms, given: true, ..Default::default() };
-            self.sessions.beat(node, session);
-        }
-    }
-
-    /// Fences a node that was not heard for `limit`, unless it was heard meanwhile.
-    async fn fence(&self, node: NodeId, node_epoch: Revision, limit: Duration) {
-        let fenced = async {
-            let _turn = self.nodes.turns().next().await?;
-            let (view, context) = self.nodes.committer().context()?;
-            // The clock is looked at again: it was another time when the turn was waited for.
-            let now = self.clock.monotonic();
-            let heard = self.sessions.seen(node, node_epoch, now, limit).is_some();
-            // A node that was refused is there, and does not obey this metadata: its partitions can be read.
-            let current = view.metadata.node(node).filter(|found| found.epoch == node_epoch);
-            if heard || current.is_some_and(|found| self.refused.refuses(node, &found.registration, now)) {
-                return Ok(());
-            }
-            if let Some(decision) = control::fence(&context, node).filter(|_| current.is_some()) {
-                if self.nodes.committer().commit(&view, &decision, Extra::default()).await? == Committed::Again {
-                    // The session stays: the next look finds the node as silent.
-                    return Ok(());
-                }
-                tracing::warn!(node = %node, node_epoch, "node fenced: not heard within its session, or its connection broke");
-            }
-            self.sessions.end(node, node_epoch);
-            Ok::<(), ApiError>(())
+    /// The call that has changed it may not live to see its change.
+    #[test]
+    fn another_default_of_min_insync_replicas_touches_all_partitions_whoever_has_written_it() {
+        let view = |min_insync_replicas, name: &str| {
+            let record = ClusterRecord::new("c".into(), name.to_owned(), 5);
+            let record = ClusterRecord { min_insync_replicas, ..record };
+            let mut view = ClusterView::default();
+            view.cluster.replace(Arc::new(record));
+            view
         };
-        if let Err(failure) = fenced.await {
-            tracing::warn!(node = %node, %failure, "fencing did not finish, it will be tried again");
-        }
+        let touched = |before: &ClusterView, after: &ClusterView| {
+            let mut dirty = Dirty::default();
+            dirty.touch(before, after, &Changes::default());
+            dirty.all
+        };
+        assert!(touched(&view(1, "a"), &view(2, "a")));
+        assert!(!touched(&view(2, "a"), &view(2, "b")));
+    }
+
+    #[test]
+    fn a_deletion_that_nobody_has_in_hand_any_more_is_found_without_a_change() {
+        let (left, gone) = (TopicId::from_bytes([1; 16]), TopicId::from_bytes([2; 16]));
+        let tombstone = |topic| {
+            let value = Box::new(TombstoneValue { nodes: vec![1], ..TombstoneValue::default() });
+            MetadataChange::Tombstone { topic, value, revision: 1 }
+        };
+        let value = Box::new(PartitionValue::from(PartitionState::new(vec![walser_model::NodeId(1)], 1)));
+        let partition =
+            MetadataChange::Partition { id: TopicPartition::new(left, PartitionIndex(0)), value, revision: 1 };
+        let mut view = ClusterView::default();
+        let changes = vec![tombstone(left), tombstone(gone), partition];
+        view.metadata.apply(Delta { version: 1, snapshot: true, changes }).unwrap();
+        assert_eq!(Dirty::default().unfinished(&view), BTreeSet::from([left]));
     }
 }

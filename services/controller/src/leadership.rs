@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use walser_metastore::{Compare, KeyValue, LeaseId, Metastore, Revision, StoreError};
 use walser_rpc::{ApiError, NO_ELECTION, Outage, Reason};
@@ -36,6 +36,12 @@ const RESIGN: Duration = Duration::from_secs(1);
 const READ_MAX: Duration = Duration::from_millis(700);
 /// Renewals that a campaign waits for without failing before it counts as one that waits for its turn.
 const WAITS: u32 = 3;
+/// A controller that has stepped aside stands for election again when nobody has led for so long: no other one wants to.
+const NOBODY_LEADS: Duration = Duration::from_secs(1);
+/// And after this long in any case.
+const STAND_BACK_MAX: Duration = Duration::from_secs(5);
+/// How often it looks meanwhile.
+const STAND_BACK_LOOK: Duration = Duration::from_millis(100);
 /// Pause before the next attempt after the store gave no answer.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -55,6 +61,8 @@ pub(crate) struct ControllerLead {
     /// Since when the view does not follow the store; `None`: it does.
     blind: Arc<Mutex<Option<Instant>>>,
     won: Arc<Notify>,
+    /// The controller epoch that is to be given up: another one may be the better leader.
+    aside: Arc<watch::Sender<Revision>>,
     /// The lease by which it leads or waits.
     lease: Arc<Mutex<Option<LeaseId>>>,
     /// Why it could not lead or be elected when it tried last.
@@ -74,6 +82,7 @@ impl ControllerLead {
             seen: Arc::default(),
             blind: Arc::new(Mutex::new(Some(Instant::now()))),
             won: Arc::default(),
+            aside: Arc::new(watch::Sender::new(0)),
             lease: Arc::default(),
             trouble: Arc::default(),
             problems,
@@ -183,6 +192,32 @@ impl ControllerLead {
         }
     }
 
+    /// Gives up the lead of an epoch, and lets all others stand for election first.
+    pub(crate) fn step_aside(&self, epoch: Revision) {
+        self.aside.send_replace(epoch);
+    }
+
+    /// Waits until the present lead is to be given up.
+    async fn asked_aside(&self) {
+        let mut aside = self.aside.subscribe();
+        let _ = aside.wait_for(|epoch| *epoch > 0 && *epoch == self.epoch.load(Ordering::Acquire)).await;
+    }
+
+    /// Waits until all others have had the chance to lead. One that is elected, and steps aside for the same reason, is
+    /// followed by the next one; whoever stands aside first stands for election first when there is none.
+    async fn stand_back(&self) {
+        let (begun, mut free) = (Instant::now(), None);
+        while begun.elapsed() < STAND_BACK_MAX {
+            let read = tokio::time::timeout(READ_MAX, self.store.get(&self.key)).await;
+            // Where the store does not answer, somebody may lead.
+            free = matches!(read, Ok(Ok((None, _)))).then(|| free.unwrap_or_else(Instant::now));
+            if free.is_some_and(|since: Instant| since.elapsed() >= NOBODY_LEADS) {
+                return;
+            }
+            tokio::time::sleep(STAND_BACK_LOOK).await;
+        }
+    }
+
     /// Leads no more, and stands for election no more: another one leads at once, instead of when the lease is over. To be
     /// called when nothing runs any more that leads.
     pub(crate) async fn resign(&self) {
@@ -261,52 +296,65 @@ impl ControllerLead {
         // When it was won, or seen to be held, last.
         let mut seen_at = Instant::now();
         loop {
-            match lease {
-                Some(held) => {
-                    let sent = Instant::now();
-                    match self.keep(held).await {
-                        Ok(Ok(true)) => {
-                            seen_at = sent;
-                            *self.confirmed.lock() = Some(sent);
-                            self.won.notify_waiters();
-                            self.works(&mut outage);
-                            if self.is_blind_for(BLIND_MAX) {
-                                self.give_up(held, "it cannot follow the metadata store").await;
-                                lease = None;
-                                continue;
-                            }
-                            tokio::time::sleep_until(sent + KEEP_ALIVE).await;
-                        }
-                        Ok(Ok(false)) => {
-                            self.give_up(held, "somebody has deleted its key from the election").await;
-                            lease = None;
-                        }
-                        Ok(Err(error)) => {
-                            self.fails(&mut outage, error).await;
-                            // Nobody else is elected for as long as the lease is kept.
-                            if seen_at.elapsed() >= BLIND_MAX {
-                                self.give_up(held, "it cannot read the metadata store").await;
-                                lease = None;
-                            }
-                        }
-                        Err(StoreError::NoLease(_)) => {
-                            self.epoch.store(0, Ordering::Release);
-                            tracing::warn!("this controller does not lead any more: its lease ended");
-                            lease = None;
-                        }
-                        Err(error) => self.fails(&mut outage, error).await,
-                    }
+            if let Some(held) = lease {
+                if !self.hold(held, &mut seen_at, &mut outage).await {
+                    lease = None;
                 }
-                None => {
-                    self.until_following().await;
-                    match self.win().await {
-                        Ok(held) => {
-                            (lease, seen_at) = (Some(held), Instant::now());
-                            self.works(&mut outage);
-                        }
-                        Err(error) => self.fails(&mut outage, error).await,
-                    }
+                continue;
+            }
+            self.until_following().await;
+            match self.win().await {
+                Ok(held) => {
+                    (lease, seen_at) = (Some(held), Instant::now());
+                    self.works(&mut outage);
                 }
+                Err(error) => self.fails(&mut outage, error).await,
+            }
+        }
+    }
+
+    /// Gives one sign of life, and waits until the next one is due. False: the lead is lost, or given up.
+    async fn hold(&self, held: LeaseId, seen_at: &mut Instant, outage: &mut Outage) -> bool {
+        let sent = Instant::now();
+        match self.keep(held).await {
+            Ok(Ok(true)) => {
+                *seen_at = sent;
+                *self.confirmed.lock() = Some(sent);
+                self.won.notify_waiters();
+                self.works(outage);
+                if self.is_blind_for(BLIND_MAX) {
+                    self.give_up(held, "it cannot follow the metadata store").await;
+                    return false;
+                }
+                if tokio::time::timeout_at(sent + KEEP_ALIVE, self.asked_aside()).await.is_ok() {
+                    let why = "it hears at most half of the storage nodes in service, and another one may hear more";
+                    self.give_up(held, why).await;
+                    self.stand_back().await;
+                    return false;
+                }
+                true
+            }
+            Ok(Ok(false)) => {
+                self.give_up(held, "somebody has deleted its key from the election").await;
+                false
+            }
+            Ok(Err(error)) => {
+                self.fails(outage, error).await;
+                // Nobody else is elected for as long as the lease is kept.
+                let unread = seen_at.elapsed() >= BLIND_MAX;
+                if unread {
+                    self.give_up(held, "it cannot read the metadata store").await;
+                }
+                !unread
+            }
+            Err(StoreError::NoLease(_)) => {
+                self.epoch.store(0, Ordering::Release);
+                tracing::warn!("this controller does not lead any more: its lease ended");
+                false
+            }
+            Err(error) => {
+                self.fails(outage, error).await;
+                true
             }
         }
     }
@@ -372,6 +420,45 @@ mod tests {
         let resigned = Instant::now();
         next.leads().await;
         assert!(leads.epoch().is_err() && resigned.elapsed() < KEEP_ALIVE, "{:?}", resigned.elapsed());
+    }
+
+    /// Otherwise one that is cut off from the nodes is elected again before the others have had their turn.
+    #[tokio::test(start_paused = true)]
+    async fn a_controller_that_steps_aside_leads_again_only_when_no_other_one_does() {
+        let store: Arc<dyn Metastore> = Arc::new(Memory::new());
+        let lead = |candidate| {
+            let lead = ControllerLead::new(Arc::clone(&store), candidate, StoreProblems::default());
+            lead.note_following(true);
+            lead.note_seen(Revision::MAX);
+            tokio::spawn(lead.clone().run());
+            lead
+        };
+        let all = [lead("a"), lead("b"), lead("c")];
+        let leader = async || {
+            loop {
+                if let Some(found) = (0..all.len()).find(|number| all[*number].epoch().is_ok()) {
+                    return found;
+                }
+                tokio::time::sleep(STAND_BACK_LOOK / 10).await;
+            }
+        };
+        let mut stepped = Vec::new();
+        let begun = Instant::now();
+        for _ in 0..all.len() {
+            let found = leader().await;
+            let epoch = all[found].epoch().unwrap();
+            all[found].step_aside(epoch);
+            while all[found].epoch() == Ok(epoch) {
+                tokio::time::sleep(STAND_BACK_LOOK / 10).await;
+            }
+            stepped.push(found);
+        }
+        stepped.sort_unstable();
+        assert_eq!(stepped, [0, 1, 2], "each had its turn");
+        let last = leader().await;
+        assert!(begun.elapsed() < STAND_BACK_MAX, "nobody else wants to: {:?}", begun.elapsed());
+        tokio::time::sleep(2 * STAND_BACK_MAX).await;
+        assert_eq!(leader().await, last, "what was asked of an earlier lead does not end this one");
     }
 
     /// A lease that lives on is no proof of leading.

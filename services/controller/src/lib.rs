@@ -30,6 +30,7 @@ mod producer_ids;
 mod restore;
 mod service;
 mod sessions;
+mod silence;
 mod store;
 mod store_problems;
 mod store_writes;

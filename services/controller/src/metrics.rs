@@ -198,4 +198,8 @@ impl Metastore for TimedStore {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.inner.revoke(lease).await
     }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
 }

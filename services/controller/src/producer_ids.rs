@@ -49,6 +49,17 @@ pub(crate) async fn raise_epoch(store: &Store, id: i64, epoch: i32) -> Result<i3
     }
     let _turn = store.producer_id_turns.next().await?;
     let mut unsure = false;
+    let raised = try_raise_epoch(store, id, (epoch, next), &mut unsure).await;
+    raised.map_err(|failure| if unsure { maybe(&failure) } else { failure })
+}
+
+/// `unsure`: whether something may have been written, also when this fails.
+async fn try_raise_epoch(
+    store: &Store,
+    id: i64,
+    (epoch, next): (i16, i16),
+    unsure: &mut bool,
+) -> Result<i32, ApiError> {
     for _ in 0..ATTEMPTS_MAX {
         let key = producer::key(id);
         let found = store.get::<Epochs>(&key).await?;
@@ -58,22 +69,24 @@ pub(crate) async fn raise_epoch(store: &Store, id: i64, epoch: i32) -> Result<i3
         };
         match epochs.latest(id) {
             // This call wrote it, or another session did meanwhile: nobody knows whose epoch it is.
-            Some(latest) if latest == next && unsure => {
-                return Err(maybe(&ApiError::internal("the outcome of a write is not known")));
+            Some(latest) if latest == next && *unsure => {
+                return Err(ApiError::internal("the outcome of a write is not known"));
             }
             Some(latest) if latest > epoch => {
                 let text = format!("producer {id} has epoch {latest} by now: another session replaced epoch {epoch}");
                 let failure = ApiError::new(Reason::ProducerFenced, text).with("producerId", id);
                 return Err(failure.with("epoch", epoch).with("currentEpoch", latest));
             }
-            Some(latest) if latest < epoch => return bad("has an epoch that was never issued"),
+            Some(latest) if latest < epoch => {
+                return Err(ApiError::field("previous", "has an epoch that was never issued"));
+            }
             _ => {}
         }
         epochs.remember(id, next);
         match store.attempt(Txn { compares: vec![unchanged], ops: vec![put(key, &epochs)] }).await? {
             Attempt::Committed(_) => return Ok(i32::from(next)),
             Attempt::Conflict => {}
-            Attempt::Unknown => unsure = true,
+            Attempt::Unknown => *unsure = true,
         }
     }
     Err(contended())

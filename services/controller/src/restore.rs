@@ -259,13 +259,9 @@ pub(crate) struct Accepted {
 }
 
 /// Refuses to accept a restore while a registered node is neither in service nor refused: what it has seen would not count.
-/// One that only the metadata has in service, and that this controller has not heard, is not there.
-fn check_all_there(
-    view: &ClusterView,
-    refused: &BTreeSet<NodeId>,
-    is_heard: impl Fn(NodeId) -> bool,
-) -> Result<(), ApiError> {
-    let is_there = |id: NodeId, fenced: bool| refused.contains(&id) || !fenced && is_heard(id);
+/// One that only the metadata has in service, and that this controller has not heard, is not there. `is_there`: of a node,
+/// and whether it is fenced.
+fn check_all_there(view: &ClusterView, is_there: impl Fn(NodeId, bool) -> bool) -> Result<(), ApiError> {
     let registered = view.metadata.nodes().filter(|(_, node)| node.epoch > 0);
     let nodes = registered.filter(|(id, node)| !is_there(*id, node.liveness.fenced));
     let missing: Vec<_> = nodes.map(|(id, _)| id.to_string()).collect();
@@ -305,6 +301,10 @@ pub(crate) async fn accept(
             let text = format!("storage node {node} is refused for another reason: {}", why.message());
             return Err(ApiError::new(why.reason(), text));
         }
+        // Nobody refuses the metadata yet, or any more. Those that are heard obey it, fenced or not.
+        if !without_missing {
+            check_all_there(&views.load(), |id, _fenced| is_heard(id))?;
+        }
         return Ok(Accepted { version: views.load().metadata.version(), ..Accepted::default() });
     }
     let ids: BTreeSet<_> = rolled_back.iter().map(|claim| claim.node).collect();
@@ -315,7 +315,7 @@ pub(crate) async fn accept(
         return Ok(Accepted { nodes: ids.into_iter().collect(), version: view.metadata.version(), partitions: 0 });
     }
     if !without_missing {
-        check_all_there(&view, &ids, is_heard)?;
+        check_all_there(&view, |id, fenced| ids.contains(&id) || !fenced && is_heard(id))?;
     }
     let seen = rolled_back.iter().map(|claim| claim.seen.version).max().unwrap_or(0);
     let mut highest = ReplicaEpochs::new();
@@ -399,9 +399,8 @@ mod tests {
         };
         let changes = (1..=3).map(registered).collect();
         view.metadata.apply(Delta { version: 1, snapshot: true, changes }).unwrap();
-        let refused = BTreeSet::from([NodeId(1)]);
-        assert!(check_all_there(&view, &refused, |_| true).is_ok());
-        let missing = check_all_there(&view, &refused, |node| node != NodeId(3)).unwrap_err();
+        assert!(check_all_there(&view, |_, _| true).is_ok());
+        let missing = check_all_there(&view, |node, _| node != NodeId(3)).unwrap_err();
         assert_eq!((missing.reason(), missing.value("nodes")), (Reason::PolicyViolation, Some("3")));
     }
 

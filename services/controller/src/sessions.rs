@@ -132,11 +132,20 @@ impl<S: Clone> Sessions<S> {
         (now.saturating_sub(session.heard) <= limit).then_some(session.metadata_version)
     }
 
-    /// Nodes whose last beat is older than `limit`, with their epochs.
+    /// Whether a node was heard itself within `limit`.
+    pub(crate) fn is_heard(&self, node: NodeId, node_epoch: Revision, now: Duration, limit: Duration) -> bool {
+        let inner = self.inner.lock();
+        let session = inner.by_node.get(&node).filter(|session| session.node_epoch == node_epoch);
+        session.is_some_and(|session| session.is_own() && !session.is_silent(now, limit))
+    }
+
+    /// Nodes whose last beat is older than `limit`, with their epochs; those that have been silent for longest first.
     pub(crate) fn silent(&self, now: Duration, limit: Duration) -> Vec<(NodeId, Revision)> {
         let inner = self.inner.lock();
         let silent = inner.by_node.iter().filter(|(_, session)| session.is_silent(now, limit));
-        silent.map(|(node, session)| (*node, session.node_epoch)).collect()
+        let mut silent: Vec<_> = silent.map(|(node, session)| (session.heard, *node, session.node_epoch)).collect();
+        silent.sort_unstable();
+        silent.into_iter().map(|(_, node, node_epoch)| (node, node_epoch)).collect()
     }
 
     /// Whether a node has a session in which it was not heard for longer than `limit`.
@@ -152,9 +161,11 @@ impl<S: Clone> Sessions<S> {
         !standalone || inner.by_node.values().any(Session::is_own) && !heard
     }
 
-    /// Nobody could be heard for this long: it counts for no session.
+    /// Nobody could be heard for this long: it counts for no session, and for no connection that has broken.
     pub(crate) fn extend(&self, pause: Duration) {
-        self.inner.lock().by_node.values_mut().for_each(|session| session.heard += pause);
+        let mut inner = self.inner.lock();
+        inner.by_node.values_mut().for_each(|session| session.heard += pause);
+        inner.lost.values_mut().for_each(|(_, since)| *since += pause);
     }
 
     pub(crate) fn end(&self, node: NodeId, node_epoch: Revision) {
@@ -305,5 +316,22 @@ mod tests {
         assert!(sessions.silent(22 * second, 2 * second).is_empty(), "its connection has time to come back");
         assert!(sessions.seen(NodeId(1), 7, 22 * second, 2 * second).is_some());
         assert_eq!(sessions.silent(24 * second, 2 * second), [(NodeId(1), 7)]);
+    }
+
+    #[test]
+    fn a_connection_that_broke_before_a_pause_of_the_controller_has_its_time_to_come_back() {
+        let sessions = Sessions::<()>::default();
+        let millis = Duration::from_millis;
+        for node in 1..=3 {
+            sessions.beat(NodeId(node), Session { node_epoch: 7, heard: millis(1_000), ..Session::default() });
+        }
+        sessions.lose(NodeId(1), 7, millis(1_100));
+        sessions.extend(millis(20_000));
+        let lost = |at: u64| sessions.lost(millis(at), millis(500), millis(600));
+        assert_eq!(lost(21_550), []);
+        for node in 2..=3 {
+            sessions.beat(NodeId(node), Session { node_epoch: 7, heard: millis(21_600), ..Session::default() });
+        }
+        assert_eq!(lost(21_610), [(NodeId(1), 7)]);
     }
 }

@@ -8,6 +8,7 @@ use walser_model::{ClusterId, Timestamp};
 use walser_replication::control::ControllerStart;
 use walser_rpc::ApiError;
 
+use crate::committer::maybe;
 use crate::config::Config;
 use crate::error::store_failure;
 use crate::keys::cluster::{self, ClusterRecord};
@@ -136,6 +137,18 @@ impl Store {
         change: impl Fn(&ClusterRecord) -> Result<ClusterRecord, ApiError>,
         validate_only: bool,
     ) -> Result<(ClusterRecord, ClusterRecord), ApiError> {
+        let mut unsure = false;
+        let changed = self.try_change_cluster(change, validate_only, &mut unsure).await;
+        changed.map_err(|failure| if unsure { maybe(&failure) } else { failure })
+    }
+
+    /// `unsure`: whether something may have been written, also when this fails.
+    async fn try_change_cluster(
+        &self,
+        change: impl Fn(&ClusterRecord) -> Result<ClusterRecord, ApiError>,
+        validate_only: bool,
+        unsure: &mut bool,
+    ) -> Result<(ClusterRecord, ClusterRecord), ApiError> {
         let mut first = None;
         for _ in 0..ATTEMPTS_MAX {
             let missing = || ApiError::internal("the cluster has no record");
@@ -148,8 +161,10 @@ impl Store {
             }
             let compares = vec![found.unchanged()];
             let ops = vec![put(cluster::KEY.to_owned(), &changed)];
-            if self.commit(Txn { compares, ops }).await?.is_some() {
-                return Ok((before.clone(), changed));
+            match self.attempt(Txn { compares, ops }).await? {
+                Attempt::Committed(_) => return Ok((before.clone(), changed)),
+                Attempt::Conflict => {}
+                Attempt::Unknown => *unsure = true,
             }
         }
         Err(contended())

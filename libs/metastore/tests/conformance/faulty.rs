@@ -131,4 +131,8 @@ impl Metastore for Faulty {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.inner.revoke(lease).await
     }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
 }

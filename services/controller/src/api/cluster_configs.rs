@@ -6,6 +6,7 @@ use walser_service::Caller;
 
 use super::Controller;
 use crate::cluster_settings::{ClusterChange, ClusterSetting, SETTINGS};
+use crate::committer::maybe;
 use crate::keys::cluster::ClusterRecord;
 
 fn entry(setting: &ClusterSetting, record: &ClusterRecord) -> pb::ConfigEntry {
@@ -55,9 +56,8 @@ impl Controller {
         let changed = SETTINGS.iter().filter(|setting| setting.value(&before) != setting.value(&after));
         let changed: Vec<_> = changed.collect();
         if !validate_only && !changed.is_empty() {
-            self.views.catch_up().await?;
-            // Partitions have their own min.insync.replicas, which follows.
-            self.bell.ring_for_all();
+            // Partitions follow: the duties see it in the view.
+            self.views.catch_up().await.map_err(|failure| maybe(&failure))?;
             for setting in &changed {
                 let (from, to) = (setting.value(&before), setting.value(&after));
                 let (client_id, client_address) = (caller.client_id(), caller.address());

@@ -5,6 +5,7 @@ use walser_rpc::{ApiError, FEATURE_LEVELS, FeatureLevels};
 use walser_service::Caller;
 
 use super::Controller;
+use crate::committer::maybe;
 use crate::upgrade;
 
 impl Controller {
@@ -31,7 +32,7 @@ impl Controller {
         let (before, after) = self.store.change_cluster(highest, validate_only).await?;
         let (previous_level, feature_level) = (before.feature_level, after.feature_level);
         if !validate_only && previous_level != feature_level {
-            self.views.catch_up().await?;
+            self.views.catch_up().await.map_err(|failure| maybe(&failure))?;
             let (client_id, client_address) = (caller.client_id(), caller.address());
             tracing::info!(client_id, client_address, previous_level, feature_level, "the upgrade is ended");
         }

@@ -142,9 +142,19 @@ impl Topics {
         };
         let id = restored.id;
         let _turn = self.turns.next_about(name.as_str()).await?;
-        for _ in 0..ATTEMPTS_MAX {
+        for attempt in 0..ATTEMPTS_MAX {
             let view = self.committer.views.load();
             let metadata = &view.metadata;
+            // Written by this very call, when the outcome of its transaction was not known.
+            if attempt > 0 && view.staged.get(&id).is_some_and(|found| found.value == staged) {
+                self.until_finished(id, name.as_str()).await.map_err(|failure| maybe(&failure))?;
+                continue;
+            }
+            if attempt > 0
+                && let Some(found) = metadata.topic(id).filter(|found| *found.value == staged.topic)
+            {
+                return Ok(Arc::clone(found));
+            }
             let taken = metadata.topic_named(name.as_str()).is_some() || view.staged_name(name.as_str()).is_some();
             if taken
                 || metadata.topic(id).is_some()

@@ -9,6 +9,7 @@ use walser_model::{NodeId, PartitionIndex, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
 use walser_replication::PartitionState;
+use walser_rpc::{ApiError, Reason};
 
 use crate::harness::{Started, config, start};
 
@@ -192,4 +193,21 @@ async fn a_leader_that_asks_for_another_epoch_is_told_the_one_that_begins() {
         assert!(records_lost || told > 5);
         started.until(|view| epoch_of(view) == Some(told)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_that_no_node_has_looked_at_yet_is_not_accepted() {
+    let store: Arc<dyn Metastore> = Arc::new(Memory::new());
+    drop(started_on(&store).await);
+    let started = start(left_behind(&store).await, config()).await;
+    let accept = async |without_missing_nodes| {
+        let request = pb::AcceptMetadataRestoreRequest { without_missing_nodes };
+        started.cluster().accept_metadata_restore(request).await.map(tonic::Response::into_inner)
+    };
+    let early = ApiError::from(accept(false).await.unwrap_err());
+    assert_eq!((early.reason(), early.value("nodes")), (Reason::PolicyViolation, Some("1")), "{early}");
+    assert!(accept(true).await.unwrap().node_ids.is_empty());
+    // It obeys: there is nothing to be accepted.
+    started.node(1).await.in_service().await;
+    assert!(accept(false).await.unwrap().node_ids.is_empty());
 }

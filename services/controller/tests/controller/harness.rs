@@ -1,7 +1,7 @@
 //! A controller, and a storage node that does nothing but register and beat.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -13,6 +13,7 @@ use walser_model::{SystemClock, SystemRandom, TopicId};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1 as pb;
+use walser_proto::v1::cluster_service_client::ClusterServiceClient;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
 use walser_rpc::{Connection, ControllerClient, CutOffPatience, FEATURE_LEVELS, MetadataSeen, MetadataStream, Network};
 use walser_service::{Metrics, Shutdown};
@@ -30,6 +31,18 @@ pub(crate) struct Node {
     connection: Connection,
     pub(crate) epoch: i64,
     seen: Arc<AtomicI64>,
+    /// At the controller at which it has registered.
+    pub(crate) quiet: Quiet,
+}
+
+/// Whether a node beats no more at a controller, to which it stays connected. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Quiet(Arc<AtomicBool>);
+
+impl Quiet {
+    pub(crate) fn begin(&self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 pub(crate) fn config() -> Config {
@@ -60,6 +73,10 @@ pub(crate) async fn start(store: Arc<dyn Metastore>, config: Config) -> Started 
 impl Started {
     pub(crate) fn topics(&self) -> TopicServiceClient<Connection> {
         TopicServiceClient::new(self.connection.clone())
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterServiceClient<Connection> {
+        ClusterServiceClient::new(self.connection.clone())
     }
 
     pub(crate) fn controller(&self) -> ControllerServiceClient<Connection> {
@@ -93,8 +110,30 @@ impl Started {
                 following.fetch_max(delta.version, Ordering::AcqRel);
             }
         });
-        tokio::spawn(beat(self.controller(), epoch, Arc::clone(&seen)));
-        Node { connection: self.connection.clone(), epoch, seen }
+        let quiet = Quiet::default();
+        tokio::spawn(beat(self.controller(), epoch, Arc::clone(&seen), quiet.clone()));
+        Node { connection: self.connection.clone(), epoch, seen, quiet }
+    }
+
+    /// A node that has registered elsewhere beats here, too.
+    pub(crate) async fn hears(&self, node: &Node) -> Quiet {
+        let epoch = node.epoch;
+        until(&self.connection, |view| view.nodes().any(|(_, known)| known.epoch == epoch)).await;
+        let quiet = Quiet::default();
+        let (first, seen) = (node.beat_once(self.controller(), Vec::new()).await, Arc::clone(&node.seen));
+        assert_eq!(first.action, None);
+        tokio::spawn(beat(self.controller(), epoch, seen, quiet.clone()));
+        quiet
+    }
+
+    /// Waits until this controller leads.
+    pub(crate) async fn leads(&self) {
+        let leading = async {
+            while self.topics().list_topics(pb::ListTopicsRequest::default()).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, leading).await.expect("it never leads")
     }
 
     /// Waits until the metadata is as it must become.
@@ -113,17 +152,25 @@ impl Node {
 
     /// Confirms that nothing is left of a deleted topic.
     pub(crate) async fn confirm(&self, topic: TopicId) {
+        let controller = ControllerServiceClient::new(self.connection.clone());
+        self.beat_once(controller, vec![topic]).await;
+    }
+
+    async fn beat_once(
+        &self,
+        mut controller: ControllerServiceClient<Connection>,
+        removed: Vec<TopicId>,
+    ) -> pbi::NodeSessionResponse {
         let (beats, stream) = mpsc::channel(1);
-        let mut controller = ControllerServiceClient::new(self.connection.clone());
         let mut answers = controller.node_session(ReceiverStream::new(stream)).await.unwrap().into_inner();
         let beat = pbi::NodeSessionRequest {
             node_epoch: self.epoch,
             metadata_version: self.seen.load(Ordering::Acquire),
-            removed_topic_ids: vec![topic.to_bytes().to_vec().into()],
+            removed_topic_ids: removed.into_iter().map(|topic| topic.to_bytes().to_vec().into()).collect(),
             ..Default::default()
         };
         beats.send(beat).await.unwrap();
-        answers.message().await.unwrap().unwrap();
+        answers.message().await.unwrap().unwrap()
     }
 }
 
@@ -143,12 +190,20 @@ async fn until(connection: &Connection, holds: impl Fn(&View) -> bool) -> View {
 }
 
 /// Beats until the controller is gone or does not want it any more.
-async fn beat(mut controller: ControllerServiceClient<Connection>, node_epoch: i64, seen: Arc<AtomicI64>) {
+async fn beat(
+    mut controller: ControllerServiceClient<Connection>,
+    node_epoch: i64,
+    seen: Arc<AtomicI64>,
+    quiet: Quiet,
+) {
     let (beats, stream) = mpsc::channel(4);
     let mut answers = controller.node_session(ReceiverStream::new(stream)).await.unwrap().into_inner();
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
     loop {
         ticks.tick().await;
+        if quiet.0.load(Ordering::Acquire) {
+            continue;
+        }
         let metadata_version = seen.load(Ordering::Acquire);
         let beat = pbi::NodeSessionRequest { node_epoch, metadata_version, ..Default::default() };
         let sent = beats.send(beat).await;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod contention;
+mod cut_off;
 mod duties;
 mod harness;
 mod store_access;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use walser_metastore::{
@@ -24,6 +25,9 @@ struct ObservedStore {
     hangs: watch::Sender<bool>,
     /// The outcome of the next transaction of the API is not known, although it is written.
     loses_answer: AtomicBool,
+    /// Once a key with this prefix is written, one of them cannot be read, once.
+    breaks: Mutex<Option<&'static str>>,
+    broken: Mutex<Option<&'static str>>,
 }
 
 impl ObservedStore {
@@ -33,6 +37,8 @@ impl ObservedStore {
             calls: AtomicUsize::new(0),
             hangs: watch::Sender::new(false),
             loses_answer: AtomicBool::new(false),
+            breaks: Mutex::default(),
+            broken: Mutex::default(),
         }
     }
 
@@ -47,6 +53,9 @@ impl ObservedStore {
 impl Metastore for ObservedStore {
     async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError> {
         self.call().await;
+        if self.broken.lock().take_if(|prefix| key.starts_with(*prefix)).is_some() {
+            return Err(StoreError::Unavailable("it is away for a moment".to_owned()));
+        }
         self.inner.get(key).await
     }
 
@@ -57,7 +66,12 @@ impl Metastore for ObservedStore {
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
         self.call().await;
+        let written: Vec<_> = txn.ops.iter().map(|op| op.key().to_owned()).collect();
         let outcome = self.inner.transact(txn).await;
+        let breaks = |prefix: &mut &str| written.iter().any(|key| key.starts_with(*prefix));
+        if let Some(prefix) = self.breaks.lock().take_if(breaks) {
+            *self.broken.lock() = Some(prefix);
+        }
         if matches!(outcome, Ok(Outcome::Committed(_))) && self.loses_answer.swap(false, Ordering::AcqRel) {
             return Err(StoreError::Unknown("the answer was lost".to_owned()));
         }
@@ -88,6 +102,10 @@ impl Metastore for ObservedStore {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.inner.revoke(lease).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
     }
 }
 
@@ -128,6 +146,80 @@ async fn a_call_knows_its_own_write_again_whose_answer_was_lost() {
     let request = pb::DeleteTopicRequest { name: "t".to_owned(), etag: changed.etag };
     started.topics().delete_topic(request).await.unwrap();
     assert!(was_lost());
+}
+
+/// A topic that is made of replicas that were set aside, in one transaction and in several.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_topic_is_known_again_whose_answer_was_lost() {
+    let store = Arc::new(ObservedStore::new());
+    let started = start(Arc::clone(&store) as Arc<dyn Metastore>, config()).await;
+    started.node(1).await.in_service().await;
+    for (id, name, partitions) in [(1, "small", 3), (2, "large", 300)] {
+        let replica = |partition| {
+            let replica = pbi::ReplicaReport { partition, leader_epoch: 4, ..Default::default() };
+            pbi::RestoredReplica { node_id: 1, replica: Some(replica) }
+        };
+        let (topic_id, replicas) = (vec![id; 16].into(), (0..partitions).map(replica).collect());
+        let request = pbi::RestoreTopicRequest { topic_id, name: name.to_owned(), replicas };
+        store.loses_answer.store(true, Ordering::Release);
+        let restored = started.controller().restore_topic(request.clone()).await.unwrap().into_inner().topic.unwrap();
+        assert!(!store.loses_answer.load(Ordering::Acquire));
+        assert_eq!((restored.name.as_str(), restored.partition_count), (name, partitions));
+        let again = ApiError::from(started.controller().restore_topic(request).await.unwrap_err());
+        assert_eq!(again.reason(), Reason::TopicExists, "another call");
+    }
+}
+
+/// Whatever fails later: the first write may have happened.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_outcome_is_not_known_is_told_as_such_when_it_cannot_be_read() {
+    let store = Arc::new(ObservedStore::new());
+    let started = start(Arc::clone(&store) as Arc<dyn Metastore>, config()).await;
+    for node in 1..=3 {
+        started.node(node).await.in_service().await;
+    }
+    let lost = |prefix: &'static str| {
+        *store.breaks.lock() = Some(prefix);
+        store.loses_answer.store(true, Ordering::Release);
+    };
+    let first_id = {
+        let request = pbi::AllocateProducerIdsRequest::default();
+        started.controller().allocate_producer_ids(request).await.unwrap().into_inner().first_id
+    };
+    lost("pids/epochs/");
+    let raise = pbi::RaiseProducerEpochRequest { producer_id: first_id, producer_epoch: 0 };
+    let unsure = ApiError::from(started.controller().raise_producer_epoch(raise).await.unwrap_err());
+    assert_eq!((unsure.reason(), unsure.effect()), (Reason::RequestTimedOut, pb::Effect::Maybe), "{unsure}");
+    lost("cluster");
+    let factor = ("cluster.replication.factor".to_owned(), "3".to_owned());
+    let request = pb::UpdateClusterConfigRequest { updates: [factor].into(), ..Default::default() };
+    let unsure = ApiError::from(started.cluster().update_cluster_config(request).await.unwrap_err());
+    assert_eq!((unsure.reason(), unsure.effect()), (Reason::RequestTimedOut, pb::Effect::Maybe), "{unsure}");
+    assert!(store.broken.lock().is_none());
+}
+
+/// The call that has changed it may fail, or be given up, before its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_follow_a_setting_of_the_cluster_although_its_call_fails() {
+    let store = Arc::new(ObservedStore::new());
+    let started = start(Arc::clone(&store) as Arc<dyn Metastore>, config()).await;
+    for node in 1..=3 {
+        started.node(node).await.in_service().await;
+    }
+    let topic = pb::Topic { name: "t".to_owned(), partition_count: 2, replication_factor: 3, ..Default::default() };
+    let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
+    started.topics().create_topic(request).await.unwrap();
+    let update = |name: &str, value: &str| pb::UpdateClusterConfigRequest {
+        updates: [(name.to_owned(), value.to_owned())].into(),
+        ..Default::default()
+    };
+    let mut cluster = started.cluster();
+    cluster.update_cluster_config(update("cluster.replication.factor", "3")).await.unwrap();
+    *store.breaks.lock() = Some("cluster");
+    let change = update("cluster.min.insync.replicas", "2");
+    let unseen = ApiError::from(cluster.update_cluster_config(change).await.unwrap_err());
+    assert_eq!(unseen.effect(), pb::Effect::Maybe, "it is written: {unseen}");
+    started.until(|view| view.partitions().all(|found| found.record.state.min_isr == 2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

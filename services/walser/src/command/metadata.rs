@@ -201,18 +201,26 @@ async fn accept_restore(arguments: AcceptRestoreArgs) -> Result<ExitCode, CliErr
     let client = &server.client;
     let request = pb::AcceptMetadataRestoreRequest { without_missing_nodes };
     let accepted = server.answered(client.cluster().accept_metadata_restore(request).await)?;
-    let partitions = plural(i64::from(accepted.partition_count), "partition");
-    let version = count(accepted.version);
-    output::data(&format!("metadata accepted at version {version}; new leader epochs for {partitions}"));
-    if accepted.node_ids.is_empty() {
-        output::data("no storage node had been refused");
-    } else {
-        let ids: Vec<String> = accepted.node_ids.iter().map(i32::to_string).collect();
-        output::data(&format!("storage nodes that may register again: {}", ids.join(", ")));
+    outcome(&accepted).iter().for_each(|line| output::data(line));
+    if !accepted.node_ids.is_empty() {
         until_obeyed(&server).await?;
     }
     output::note("`walser partition set-aside list` shows what the metadata does not know.");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What became of the metadata, in lines.
+fn outcome(accepted: &pb::AcceptMetadataRestoreResponse) -> Vec<String> {
+    let version = count(accepted.version);
+    if accepted.node_ids.is_empty() {
+        return vec![format!("nothing to accept: no storage node refuses the metadata, which is at version {version}")];
+    }
+    let partitions = plural(i64::from(accepted.partition_count), "partition");
+    let ids: Vec<String> = accepted.node_ids.iter().map(i32::to_string).collect();
+    vec![
+        format!("metadata accepted at version {version}; new leader epochs for {partitions}"),
+        format!("storage nodes that may register again: {}", ids.join(", ")),
+    ]
 }
 
 /// Waits until no storage node that is there refuses the metadata any more: only then is it known what it does not know.
@@ -231,4 +239,18 @@ async fn until_obeyed(server: &Server) -> Result<(), CliError> {
     }
     let error = CliError::failed("the metadata is accepted, and not every storage node has registered with it yet");
     Err(error.with_help("`walser status` says which; look at its log"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_that_nobody_had_refused_is_not_called_accepted() {
+        let nothing = pb::AcceptMetadataRestoreResponse { version: 7, ..Default::default() };
+        assert!(outcome(&nothing).iter().all(|line| !line.contains("accepted")), "{:?}", outcome(&nothing));
+        let some = pb::AcceptMetadataRestoreResponse { version: 7, node_ids: vec![1, 2], partition_count: 3 };
+        let lines = outcome(&some).join("; ");
+        assert!(lines.contains("metadata accepted at version 7") && lines.contains("again: 1, 2"), "{lines}");
+    }
 }
