@@ -73,20 +73,24 @@ impl SilenceRule {
         Self { session, others, term: 0, since: Duration::ZERO, insists: false, fenced: None, aside: None }
     }
 
-    /// What to do while nodes are silent, in a term of this controller.
-    pub(crate) fn step(&mut self, now: Duration, term: Revision, nodes: InService) -> Verdict {
+    /// What to do in a term of this controller. To be called with every look, whether nodes are `silent` or not: one that
+    /// hears most nodes once more, and fewer later, steps aside then.
+    pub(crate) fn step(&mut self, now: Duration, term: Revision, nodes: InService, silent: bool) -> Verdict {
         if self.term != term {
             (self.term, self.since, self.insists) = (term, now, false);
         }
-        if 2 * nodes.heard > nodes.all {
-            self.insists = false;
-        } else if let Some(verdict) = self.step_cut_off(now, nodes) {
-            return verdict;
+        let hears_most = 2 * nodes.heard > nodes.all;
+        if hears_most {
+            (self.insists, self.aside) = (false, None);
         }
-        match self.fenced {
+        if !silent {
+            return Verdict::Wait;
+        }
+        let instead = if hears_most { None } else { self.step_cut_off(now, nodes) };
+        instead.unwrap_or_else(|| match self.fenced {
             Some(last) if now.saturating_sub(last) < SPACING => Verdict::Wait,
             _ => Verdict::FenceOne,
-        }
+        })
     }
 
     /// A node was fenced for its silence.
@@ -139,44 +143,44 @@ mod tests {
     fn a_node_that_has_stopped_in_good_order_is_no_sign_of_a_broken_network() {
         let mut rule = rule(true);
         let of = |nodes: &[(bool, bool)]| InService::of(nodes.iter().copied());
-        assert_eq!(rule.step(millis(2_100), 7, of(&[(true, false), (false, true)])), Verdict::FenceOne);
-        assert_eq!(rule.step(millis(2_100), 7, of(&[(true, true), (false, false)])), Verdict::StepAside);
+        assert_eq!(rule.step(millis(2_100), 7, of(&[(true, false), (false, true)]), true), Verdict::FenceOne);
+        assert_eq!(rule.step(millis(2_100), 7, of(&[(true, true), (false, false)]), true), Verdict::StepAside);
     }
 
     #[test]
     fn one_silent_node_is_fenced_at_once_and_the_next_one_half_a_second_later() {
         let mut rule = rule(true);
-        assert_eq!(rule.step(millis(2_100), 7, nodes(3, 5)), Verdict::FenceOne);
-        assert_eq!(rule.step(millis(2_200), 7, nodes(3, 5)), Verdict::FenceOne, "that one was heard after all");
+        assert_eq!(rule.step(millis(2_100), 7, nodes(3, 5), true), Verdict::FenceOne);
+        assert_eq!(rule.step(millis(2_200), 7, nodes(3, 5), true), Verdict::FenceOne, "that one was heard after all");
         rule.fenced(millis(2_200));
-        assert_eq!(rule.step(millis(2_300), 7, nodes(3, 4)), Verdict::Wait);
-        assert_eq!(rule.step(millis(2_600), 7, nodes(3, 4)), Verdict::Wait);
-        assert_eq!(rule.step(millis(2_700), 7, nodes(3, 4)), Verdict::FenceOne);
+        assert_eq!(rule.step(millis(2_300), 7, nodes(3, 4), true), Verdict::Wait);
+        assert_eq!(rule.step(millis(2_600), 7, nodes(3, 4), true), Verdict::Wait);
+        assert_eq!(rule.step(millis(2_700), 7, nodes(3, 4), true), Verdict::FenceOne);
     }
 
     #[test]
     fn whoever_hears_at_most_half_steps_aside_and_fences_nobody() {
         for (heard, all) in [(0, 3), (1, 3), (1, 2), (0, 1)] {
             let mut rule = rule(true);
-            assert_eq!(rule.step(millis(2_100), 7, nodes(heard, all)), Verdict::StepAside, "{heard} of {all}");
+            assert_eq!(rule.step(millis(2_100), 7, nodes(heard, all), true), Verdict::StepAside, "{heard} of {all}");
             assert_eq!(
-                rule.step(millis(2_200), 7, nodes(heard, all)),
+                rule.step(millis(2_200), 7, nodes(heard, all), true),
                 Verdict::Wait,
                 "until it does not lead any more"
             );
             // Another one has led for a minute.
-            assert_eq!(rule.step(millis(62_000), 20, nodes(heard, all)), Verdict::StepAside);
+            assert_eq!(rule.step(millis(62_000), 20, nodes(heard, all), true), Verdict::StepAside);
         }
     }
 
     #[test]
     fn where_nobody_hears_more_all_are_fenced_one_after_the_other() {
         let mut rule = rule(true);
-        assert_eq!(rule.step(millis(2_100), 7, nodes(2, 42)), Verdict::StepAside);
+        assert_eq!(rule.step(millis(2_100), 7, nodes(2, 42), true), Verdict::StepAside);
         // The others have stepped aside as well.
         let (mut now, mut silent) = (millis(4_000), 40);
         while silent > 0 {
-            match rule.step(now, 11, nodes(2, 2 + silent)) {
+            match rule.step(now, 11, nodes(2, 2 + silent), true) {
                 Verdict::FenceOne => {
                     rule.fenced(now);
                     silent -= 1;
@@ -191,28 +195,30 @@ mod tests {
     #[test]
     fn who_leads_again_and_hears_nobody_waits_for_a_session_first() {
         let mut rule = rule(true);
-        assert_eq!(rule.step(millis(2_100), 7, nodes(0, 3)), Verdict::StepAside);
-        assert_eq!(rule.step(millis(4_000), 9, nodes(0, 3)), Verdict::Wait);
-        assert_eq!(rule.step(millis(5_900), 9, nodes(0, 3)), Verdict::Wait);
-        assert_eq!(rule.step(millis(6_000), 9, nodes(0, 3)), Verdict::FenceOne);
+        assert_eq!(rule.step(millis(2_100), 7, nodes(0, 3), true), Verdict::StepAside);
+        assert_eq!(rule.step(millis(4_000), 9, nodes(0, 3), true), Verdict::Wait);
+        assert_eq!(rule.step(millis(5_900), 9, nodes(0, 3), true), Verdict::Wait);
+        assert_eq!(rule.step(millis(6_000), 9, nodes(0, 3), true), Verdict::FenceOne);
     }
 
     #[test]
     fn the_only_controller_fences_whoever_it_does_not_hear() {
         let mut rule = rule(false);
-        assert_eq!(rule.step(millis(2_100), 7, nodes(0, 3)), Verdict::FenceOne);
+        assert_eq!(rule.step(millis(2_100), 7, nodes(0, 3), true), Verdict::FenceOne);
         rule.fenced(millis(2_100));
-        assert_eq!(rule.step(millis(2_200), 7, nodes(0, 2)), Verdict::Wait);
-        assert_eq!(rule.step(millis(2_600), 7, nodes(0, 2)), Verdict::FenceOne);
+        assert_eq!(rule.step(millis(2_200), 7, nodes(0, 2), true), Verdict::Wait);
+        assert_eq!(rule.step(millis(2_600), 7, nodes(0, 2), true), Verdict::FenceOne);
     }
 
     #[test]
     fn one_that_hears_most_again_steps_aside_when_it_is_cut_off_later() {
         let mut rule = rule(true);
-        assert_eq!(rule.step(millis(2_100), 7, nodes(1, 2)), Verdict::StepAside);
-        assert_eq!(rule.step(millis(4_000), 9, nodes(1, 2)), Verdict::FenceOne);
+        assert_eq!(rule.step(millis(2_100), 7, nodes(1, 2), true), Verdict::StepAside);
+        assert_eq!(rule.step(millis(4_000), 9, nodes(1, 2), true), Verdict::FenceOne);
         rule.fenced(millis(4_000));
-        assert_eq!(rule.step(millis(30_000), 9, nodes(3, 4)), Verdict::FenceOne);
-        assert_eq!(rule.step(millis(60_000), 9, nodes(1, 3)), Verdict::StepAside, "in the same term");
+        assert_eq!(rule.step(millis(4_600), 9, nodes(1, 2), true), Verdict::FenceOne);
+        rule.fenced(millis(4_600));
+        assert_eq!(rule.step(millis(6_000), 9, nodes(3, 3), false), Verdict::Wait);
+        assert_eq!(rule.step(millis(8_000), 9, nodes(0, 3), true), Verdict::StepAside, "in the same term");
     }
 }

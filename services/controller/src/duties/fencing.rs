@@ -69,10 +69,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             self.sessions.may_be_away(*node, self.config.standalone) && !self.is_refused(*node, now)
         };
         let silent: Vec<_> = silent.into_iter().filter(away).collect();
-        if silent.is_empty() {
-            return;
-        }
-        match rule.step(now, term, self.in_service(now)) {
+        match rule.step(now, term, self.in_service(now), !silent.is_empty()) {
             Verdict::Wait => {}
             Verdict::StepAside => self.nodes.committer().lead.step_aside(term),
             Verdict::FenceOne => {
