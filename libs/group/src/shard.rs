@@ -105,6 +105,8 @@ pub struct GroupShard {
     next_attachment: AttachmentNumber,
 }
 
+    /// When this coordinator began to serve.
+    started: Duration,
 impl GroupShard {
     /// A shard before its replay.
     pub fn new(config: Config) -> Self {
@@ -119,6 +121,7 @@ impl GroupShard {
             next_attachment: AttachmentNumber(1),
         }
     }
+            started: Duration::ZERO,
 
     /// Applies an event of the log, before [`GroupShard::start`].
     pub fn replay(&mut self, event: Event) {

@@ -23,6 +23,7 @@ impl World {
         let config = Config {
             offsets_retention: Duration::from_secs(20),
             empty_group_retention: Duration::from_secs(5),
+            start_grace: Duration::from_secs(2),
             rules: self.setup.rules,
             ..Config::default()
         };
