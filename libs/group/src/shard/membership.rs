@@ -6,7 +6,7 @@ use std::time::Duration;
 use walser_model::TopicPartition;
 
 use super::sessions::Session;
-use super::{GroupShard, MemberRef, Now, Output, RemovalCause};
+use super::{GroupShard, MemberRef, NoticeContent, Now, Output, RemovalCause};
 use crate::deadlines::Timer;
 use crate::error::GroupError;
 use crate::event::{AssignedPartitions, AttachmentRecord, CurrentAssignment, Event, GroupRecord, MemberRecord};
@@ -430,6 +430,10 @@ impl GroupShard {
         self.write_attachment((group, member), record, out);
         self.sessions.begin((group, member), now.monotonic, attachment, repeats);
         let record = self.state.member(group, member).and_then(|member| member.record.as_ref());
+        if let Some(known) = self.state.member(group, member) {
+            // Its gateway reads on for it until it hears of this.
+            self.notify(group, member, known, NoticeContent::Superseded, out);
+        }
         let session_timeout = record.map_or(Duration::ZERO, |record| record.session_timeout);
         let until = now.monotonic + session_timeout;
         self.deadlines.set(Timer::Session(group.clone(), member.clone()), until);

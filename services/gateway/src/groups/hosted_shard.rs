@@ -45,6 +45,8 @@ pub(super) struct MemberNews {
     pub(super) removed: Option<(AttachmentNumber, RemovalCause)>,
     /// The number of the session: notices of those before may be lost.
     pub(super) session: u64,
+    /// The member has attached anew, and this attachment of it is over.
+    pub(super) superseded: Option<AttachmentNumber>,
 }
 
 /// A session, or why there is none.
@@ -405,6 +407,7 @@ pub(super) fn silent() -> ApiError {
     ApiError::new(Reason::CoordinatorNotAvailable, "the group coordinator does not answer; it is asked again")
 }
 
+            NoticeContent::Superseded => news.superseded = Some(notice.attachment),
 fn moved() -> ApiError {
     ApiError::new(Reason::CoordinatorNotAvailable, "the group moves to another coordinator; it is asked there")
 }

@@ -114,8 +114,12 @@ pub(super) fn attached(answer: MemberAnswer) -> Result<Attached, ApiError> {
     }
 }
 
-fn replaced() -> ApiError {
-    ApiError::new(Reason::MemberFenced, "the member has opened another stream with its token")
+/// The member goes on elsewhere.
+pub(super) fn replaced() -> ApiError {
+    ApiError::new(
+        Reason::MemberFenced,
+        "the token of the member was used again: for another stream, a poll, or to leave",
+    )
 }
 
 fn unexpected() -> ApiError {
@@ -158,6 +162,7 @@ impl Membership {
     pub(super) fn news(&mut self) -> MemberNews {
         let mut news = self.entry.news.borrow_and_update().clone();
         let own = self.calls.of.attachment;
+        news.superseded.take_if(|attachment| *attachment != own);
         news.current.take_if(|(_, attachment, _)| *attachment != own);
         news.removed.take_if(|(attachment, _)| *attachment != own);
         news

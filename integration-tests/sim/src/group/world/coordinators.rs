@@ -84,7 +84,7 @@ impl World {
             attachment: Some(notice.attachment),
             reply: match notice.content {
                 NoticeContent::Assignment(current) => Reply::Current(Ok(current)),
-                NoticeContent::Removed(_) => Reply::Removed,
+                NoticeContent::Removed(_) | NoticeContent::Superseded => Reply::Removed,
             },
         });
         let replies: Vec<Addressed> = reply.into_iter().chain(notices).collect();

@@ -106,7 +106,8 @@ impl World {
         });
         let Some(session) = found else { return Ok(()) };
         let (phase, attachment) = (&self.sessions[session].phase, self.sessions[session].of.attachment);
-        let for_another = addressed.attachment.is_some_and(|of| of != attachment);
+        // A session that is still attaching hears of its answer only.
+        let for_another = addressed.attachment.is_some_and(|of| of != attachment || *phase != Phase::Attached);
         if matches!(phase, Phase::Closed { .. }) || for_another {
             return Ok(());
         }

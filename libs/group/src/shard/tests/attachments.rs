@@ -1,0 +1,47 @@
+use super::*;
+
+fn gateway(name: &str) -> GatewayId {
+    name.parse().unwrap()
+}
+
+fn attach_of(of: &MemberRef, gateway: Option<&str>) -> Attach {
+    let gateway = gateway.map(|name| name.parse().unwrap());
+    Attach { member: of.clone(), subscription: None, revocation_timeout: None, gateway }
+}
+
+impl Tested {
+    fn attach_at(&mut self, of: &MemberRef, gateway: Option<&str>) -> Result<MemberRef, GroupError> {
+        let attached = self.run(|shard, now, out| shard.attach(now, attach_of(of, gateway), out))?;
+        Ok(MemberRef { attachment: attached.attachment, ..of.clone() })
+    }
+
+    fn report(&mut self, name: &str, hosted: &[&MemberRef]) {
+        let hosted = hosted.iter().map(|of| (of.group.clone(), of.member.clone())).collect();
+        self.run(|shard, now, out| shard.gateway_report(now, &gateway(name), &hosted, out));
+    }
+
+    /// Whom the last requests told that an attachment of theirs is over.
+    fn superseded(&mut self) -> Vec<(String, i64)> {
+        let over = std::mem::take(&mut self.notices).into_iter();
+        let over = over.filter(|notice| notice.content == NoticeContent::Superseded);
+        over.map(|notice| (notice.gateway.to_string(), notice.attachment.0)).collect()
+    }
+}
+
+#[test]
+fn a_gateway_is_told_when_its_member_attaches_elsewhere_polls_or_leaves_by_its_token() {
+    let mut tested = Tested::new(vec![present("orders", 1, 2)]);
+    let first = tested.join("a", &["orders"]);
+    assert_eq!(tested.superseded(), []);
+    let second = tested.attach_at(&first, Some("other")).unwrap();
+    assert_eq!(tested.superseded(), [("gateway".to_owned(), first.attachment.0)]);
+    let third = tested.attach_at(&second, Some("other")).unwrap();
+    assert_eq!(tested.superseded(), [("other".to_owned(), second.attachment.0)], "its stream before");
+    let poll = tested.attach_at(&third, None).unwrap();
+    assert_eq!(tested.superseded(), [("other".to_owned(), third.attachment.0)]);
+    // As `LeaveGroup` does; nobody but the poll has had the member.
+    let last = tested.attach_at(&poll, None).unwrap();
+    tested.run(|shard, now, out| shard.leave(now, &last, RemovalCause::Left, false, out)).unwrap();
+    assert_eq!(tested.superseded(), []);
+    assert_eq!(tested.phase(), GroupPhase::Empty);
+}
