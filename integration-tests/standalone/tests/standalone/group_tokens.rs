@@ -73,3 +73,21 @@ async fn an_idle_stream_ends_when_its_token_is_used_at_another_gateway() {
     assert_eq!(write(&clients[1], "t", 0, "later".to_owned()).await, 0);
     newer.read_many(1).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_good_again_when_the_stream_that_was_opened_with_it_breaks_unread() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    let member = idle(&client).await;
+    let (id, token) = (member.id.clone(), member.token.clone());
+    drop(member);
+    for _ in 0..5 {
+        // The server has used the token that it gives; the client has not read it, and goes on with the one that it has.
+        let mut unread = reopened(&client, &token).await;
+        assert_eq!(unread.id, id, "it is the member that it was");
+        unread.own(1).await;
+    }
+    server.assert_no_panic();
+}

@@ -116,12 +116,14 @@ impl GroupShard {
         let MemberRef { group, member, instance, attachment: token } = &attach.member;
         let known = self.known_member(group, member, instance.as_ref())?;
         let current = known.attachment_number();
-        // The answer that had the number may be lost: nothing has used it yet.
-        let unused = self.sessions.get(group, member).filter(|session| !session.confirmed);
-        let repeats = unused.is_some() && known.attachment.as_ref().is_some_and(|record| record.previous == *token);
+        // The answer that had the number may be lost: nothing has used it yet, or its stream is closed, and nobody knows whether
+        // the client has read the number before.
+        let is_unread = |session: &&Session| !session.confirmed || session.detached_until.is_some();
+        let unread = self.sessions.get(group, member).filter(is_unread);
+        let repeats = unread.is_some() && known.attachment.as_ref().is_some_and(|record| record.previous == *token);
         // Or it was not: what was asked twice is answered twice, and the later of the two requests, or a late one that nobody waits
         // for, may have come behind the one whose answer the client goes on with.
-        let answered = unused.is_some_and(|session| session.answers_from <= *token && *token < current);
+        let answered = unread.is_some_and(|session| session.answers_from <= *token && *token < current);
         if *token != current && !repeats && !answered && self.rule(GroupRule::AttachmentFences) {
             let (group, member, actual) = (group.clone(), member.clone(), *token);
             return Err(GroupError::AttachmentFenced { group, member, actual, current });
@@ -181,7 +183,8 @@ impl GroupShard {
         }
     }
 
-    /// The stream of a member was closed at a gateway that lives. The member is removed unless it attaches again in time.
+    /// The stream of a member was closed at a gateway that lives. The member is removed unless it attaches again in time. Said
+    /// twice, the shorter time counts.
     ///
     /// # Errors
     /// The member is unknown, or attached elsewhere.
@@ -198,7 +201,7 @@ impl GroupShard {
         }
         let until = now.monotonic + grace;
         if let Some(session) = self.sessions.get_mut(&of.group, &of.member)
-            && session.detached_until.is_none()
+            && session.detached_until.is_none_or(|known| until < known)
         {
             session.detached_until = Some(until);
             self.deadlines.set(Timer::Session(of.group.clone(), of.member.clone()), until);

@@ -45,3 +45,32 @@ fn a_gateway_is_told_when_its_member_attaches_elsewhere_polls_or_leaves_by_its_t
     assert_eq!(tested.superseded(), []);
     assert_eq!(tested.phase(), GroupPhase::Empty);
 }
+
+#[test]
+fn a_stream_that_breaks_before_its_client_knows_its_token_leaves_the_one_before_good() {
+    let mut tested = Tested::new(vec![present("orders", 1, 2)]);
+    let first = tested.join("a", &["orders"]);
+    tested.run(|shard, now, _| shard.heartbeat(now, &first)).unwrap();
+    // The gateway has heard of the attachment, and its client has not.
+    let broken = tested.attach(&first).unwrap();
+    tested.run(|shard, now, _| shard.heartbeat(now, &broken)).unwrap();
+    assert_eq!(reason(tested.attach(&first)), "MEMBER_FENCED", "the stream is open");
+    tested.run(|shard, now, out| shard.detach(now, &broken, DetachGrace::Session, out)).unwrap();
+    let again = tested.attach(&first).unwrap();
+    tested.run(|shard, now, _| shard.heartbeat(now, &again)).unwrap();
+    // Or it has read it after all.
+    tested.run(|shard, now, out| shard.detach(now, &again, DetachGrace::Session, out)).unwrap();
+    tested.attach(&broken).unwrap();
+    assert_eq!(tested.current(&first).assigned.len(), 2);
+}
+
+#[test]
+fn of_two_times_that_a_member_may_stay_away_the_shorter_counts() {
+    let mut tested = Tested::new(vec![present("orders", 1, 2)]);
+    let a = tested.join("a", &["orders"]);
+    for grace in [DetachGrace::Session, DetachGrace::Brief, DetachGrace::Session] {
+        tested.run(|shard, now, out| shard.detach(now, &a, grace, out)).unwrap();
+    }
+    tested.sleep(SECOND * 3 / 5);
+    assert_eq!(tested.phase(), GroupPhase::Empty);
+}
