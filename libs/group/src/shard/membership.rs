@@ -136,7 +136,8 @@ impl GroupShard {
         Ok(self.attach_to(now, (group, member), (*token, repeats), attach.gateway, out))
     }
 
-    /// A member is heard of, apart from its gateway. Returns what it holds.
+    /// A member is heard of, apart from its gateway. Returns what it holds. One that was believed to be away is there: its
+    /// gateway may have said that it has not the member before it knew that the member is attached.
     ///
     /// # Errors
     /// The member is unknown, or attached elsewhere.
@@ -144,6 +145,7 @@ impl GroupShard {
         let current = self.member(of)?.current.clone();
         if let Some(session) = self.confirm(&of.group, &of.member) {
             session.heard = session.heard.max(now.monotonic);
+            session.detached_until = None;
         }
         Ok(current)
     }
@@ -428,15 +430,15 @@ impl GroupShard {
         gateway: Option<GatewayId>,
         out: &mut Output,
     ) -> Attached {
+        if let Some(known) = self.state.member(group, member) {
+            // Its gateway reads on for it until it hears of this.
+            self.notify(group, member, known, NoticeContent::Superseded, out);
+        }
         let attachment = self.number_attachment(out);
         let record = AttachmentRecord { number: attachment, previous, gateway };
         self.write_attachment((group, member), record, out);
         self.sessions.begin((group, member), now.monotonic, attachment, repeats);
         let record = self.state.member(group, member).and_then(|member| member.record.as_ref());
-        if let Some(known) = self.state.member(group, member) {
-            // Its gateway reads on for it until it hears of this.
-            self.notify(group, member, known, NoticeContent::Superseded, out);
-        }
         let session_timeout = record.map_or(Duration::ZERO, |record| record.session_timeout);
         let until = now.monotonic + session_timeout;
         self.deadlines.set(Timer::Session(group.clone(), member.clone()), until);

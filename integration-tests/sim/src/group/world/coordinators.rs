@@ -120,7 +120,7 @@ impl World {
         }
         self.log.append(events.iter().map(Written::encode).collect());
         self.check.accepted(&events, &origin)?;
-        let delay = self.millis(6);
+        let delay = self.millis(6) + self.log_slow_until.saturating_sub(self.now);
         let coordinator = &mut self.coordinators[number];
         let at = coordinator.last_append.max(self.now + delay);
         coordinator.last_append = at;

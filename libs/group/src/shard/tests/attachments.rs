@@ -47,6 +47,24 @@ fn a_gateway_is_told_when_its_member_attaches_elsewhere_polls_or_leaves_by_its_t
 }
 
 #[test]
+fn a_member_that_is_heard_of_is_not_away() {
+    let mut tested = Tested::new(vec![present("orders", 1, 2)]);
+    let a = tested.join("a", &["orders"]);
+    tested.sleep(SECOND);
+    // The answer is on its way for longer than such an answer takes, and the gateway does not name the member.
+    tested.report("gateway", &[]);
+    tested.sleep(SECOND * 2 / 5);
+    tested.run(|shard, now, _| shard.heartbeat(now, &a)).unwrap();
+    tested.sleep(SECOND * 5);
+    assert_eq!(tested.current(&a).assigned.len(), 2);
+    tested.report("gateway", &[&a]);
+    tested.sleep(SECOND * 14);
+    tested.report("gateway", &[]);
+    tested.sleep(SECOND * 3 / 5);
+    assert_eq!(tested.phase(), GroupPhase::Empty, "it is really away");
+}
+
+#[test]
 fn a_stream_that_breaks_before_its_client_knows_its_token_leaves_the_one_before_good() {
     let mut tested = Tested::new(vec![present("orders", 1, 2)]);
     let first = tested.join("a", &["orders"]);
