@@ -26,6 +26,8 @@ pub enum DriverRule {
     WritersAreFenced,
     /// A gateway ignores answers of a coordinator whose epoch is below the highest that it has seen.
     OldCoordinatorsAreIgnored,
+    /// A gateway names also those members in its reports whose attachment is asked for and not answered.
+    ReportsNameAttaching,
 }
 
 /// How one run goes.
@@ -41,6 +43,8 @@ pub struct GroupSetup {
     pub gateway_faults: usize,
     /// The same for the coordinator.
     pub coordinator_faults: usize,
+    /// Per mille of tenths of a second in which the log begins to be slow.
+    pub log_faults: usize,
     /// Per mille of tenths of a second in which topics change.
     pub topic_changes: usize,
     /// Per mille of tenths of a second in which an operator does something.
@@ -51,6 +55,8 @@ pub struct GroupSetup {
     pub silences: usize,
     /// The time between heartbeats of a member, in seconds.
     pub member_beats: u64,
+    /// After so many seconds without an answer a gateway asks again for a member that is to attach.
+    pub ask_again: u64,
     /// Events after which faults end.
     pub events: u64,
     /// The rules of the state machine that hold.
@@ -121,6 +127,7 @@ pub const GROUP_MUTATIONS: &[GroupMutation] = &[
     GroupMutation::Driver(DriverRule::AnswersWait),
     GroupMutation::Driver(DriverRule::WritersAreFenced),
     GroupMutation::Driver(DriverRule::OldCoordinatorsAreIgnored),
+    GroupMutation::Driver(DriverRule::ReportsNameAttaching),
 ];
 
 impl GroupSetup {
@@ -133,11 +140,13 @@ impl GroupSetup {
             repeats: random.one_of(&[0, 5, 50]),
             gateway_faults: random.one_of(&[0, 2, 10]),
             coordinator_faults: random.one_of(&[0, 2, 10]),
+            log_faults: random.one_of(&[0, 2, 10]),
             topic_changes: random.one_of(&[0, 2, 10]),
             operations: random.one_of(&[0, 2, 10]),
             departures: random.one_of(&[0, 2, 10]),
             silences: random.one_of(&[0, 0, 3]),
             member_beats: random.one_of(&[2, 20]),
+            ask_again: random.one_of(&[1, 5]),
             events: 20_000,
             rules: GroupRules::ALL,
             without: None,
@@ -193,6 +202,7 @@ impl GroupMutation {
                 repeats: drawn.repeats.max(50),
                 departures: drawn.departures.max(10),
                 operations: drawn.operations.max(2),
+                log_faults: drawn.log_faults.max(2),
                 ..drawn
             };
             let setup = match *self {

@@ -57,6 +57,8 @@ mod group_member;
 mod group_polls;
 #[path = "standalone/group_rows.rs"]
 mod group_rows;
+#[path = "standalone/group_tokens.rs"]
+mod group_tokens;
 #[path = "standalone/group_ways.rs"]
 mod group_ways;
 #[path = "standalone/groups.rs"]

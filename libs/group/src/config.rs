@@ -14,7 +14,7 @@ pub struct Config {
     pub members_max: usize,
     /// Members of one group.
     pub group_members_max: usize,
-    /// Partitions of which one group has committed offsets.
+    /// Partitions of which one group has committed offsets. Before one is refused, those of topics that are gone make room.
     pub group_offsets_max: usize,
     /// Partitions that one group shares among its members; those of the topics last in the order of ids stay unassigned.
     pub group_partitions_max: usize,
@@ -46,6 +46,9 @@ pub struct Config {
     pub offsets_retention: Duration,
     /// How long a group without members and offsets is kept.
     pub empty_group_retention: Duration,
+    /// So long after its start a shard believes neither its clock that a retention is over, nor the metadata that a topic is
+    /// gone: the one may be wrong, and the other late.
+    pub start_grace: Duration,
     /// The rules that hold.
     pub rules: GroupRules,
 }
@@ -72,6 +75,7 @@ impl Default for Config {
             assignment_interval: Duration::from_millis(50),
             offsets_retention: Duration::from_secs(7 * 24 * 3600),
             empty_group_retention: Duration::from_secs(600),
+            start_grace: Duration::from_secs(3600),
             rules: GroupRules::ALL,
         }
     }

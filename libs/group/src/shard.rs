@@ -75,6 +75,8 @@ pub enum NoticeContent {
     Assignment(CurrentAssignment),
     /// The member is gone.
     Removed(RemovalCause),
+    /// The member has attached anew, and this attachment is over.
+    Superseded,
 }
 
 /// Names a member on behalf of which a gateway asks for something.
@@ -103,6 +105,8 @@ pub struct GroupShard {
     /// When each group with members was assigned last: the next assignment waits for its interval.
     assigned_at: BTreeMap<GroupId, Duration>,
     next_attachment: AttachmentNumber,
+    /// When this coordinator began to serve.
+    started: Duration,
 }
 
 impl GroupShard {
@@ -117,6 +121,7 @@ impl GroupShard {
             patterns: PatternCache::default(),
             assigned_at: BTreeMap::new(),
             next_attachment: AttachmentNumber(1),
+            started: Duration::ZERO,
         }
     }
 

@@ -17,7 +17,7 @@ pub(super) enum Request {
     /// A gateway is alive.
     Beat,
     /// A gateway says which members it has.
-    Report(BTreeSet<(GroupId, MemberId)>),
+    Report(Hosted),
     Detach(MemberRef, DetachGrace),
     /// With whether a static member keeps its place.
     Leave(MemberRef, bool),
@@ -31,6 +31,14 @@ pub(super) enum Request {
     Remove(GroupId, MemberId),
     /// An operator deletes a group.
     Delete(GroupId),
+}
+
+/// The members of a gateway.
+#[derive(Debug, Clone)]
+pub(super) struct Hosted {
+    pub(super) named: BTreeSet<(GroupId, MemberId)>,
+    /// Those that it has, or that ask to attach there.
+    pub(super) open: BTreeSet<(GroupId, MemberId)>,
 }
 
 /// From a coordinator to a session.

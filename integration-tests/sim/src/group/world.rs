@@ -65,6 +65,8 @@ pub(super) struct World {
     topics: Vec<Topic>,
     ends: BTreeMap<TopicPartition, i64>,
     silent_until: Duration,
+    /// Until then nothing is replicated.
+    log_slow_until: Duration,
     next_topic: u8,
 }
 
@@ -87,6 +89,7 @@ impl World {
             topics: Vec::new(),
             ends: BTreeMap::new(),
             silent_until: Duration::ZERO,
+            log_slow_until: Duration::ZERO,
             next_topic: 1,
         };
         for number in 0..3 {

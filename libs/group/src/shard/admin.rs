@@ -90,6 +90,7 @@ impl GroupShard {
             return Err(GroupError::too_many("offsets", offsets.len(), limit));
         }
         let moves = self.plan_reset(id, &offsets)?;
+        self.make_room(now, id, &offsets, out);
         let limit = self.config.group_offsets_max;
         let added = moves.iter().filter(|moved| moved.before.is_none()).count();
         if self.group(id)?.offsets.len() + added > limit {

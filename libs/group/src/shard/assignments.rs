@@ -58,7 +58,7 @@ pub(super) fn assignor_of(group: &Group) -> Assignor {
 
 impl GroupShard {
     /// Topics have come, gone, grown, or been created again. Groups that read them get another assignment. Committed
-    /// offsets of a topic that metadata does not have are kept: its absence proves nothing.
+    /// offsets of a topic that metadata does not have are kept, as long as there is room: its absence proves nothing.
     pub fn topics_changed(&mut self, now: Now, changes: Vec<TopicChange>, out: &mut Output) {
         let changed: Vec<TopicName> = changes.into_iter().filter_map(|change| self.topics.change(change)).collect();
         let mut groups: BTreeSet<GroupId> = BTreeSet::new();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use walser_model::TopicPartition;
 
 use super::sessions::Session;
-use super::{GroupShard, MemberRef, Now, Output, RemovalCause};
+use super::{GroupShard, MemberRef, NoticeContent, Now, Output, RemovalCause};
 use crate::deadlines::Timer;
 use crate::error::GroupError;
 use crate::event::{AssignedPartitions, AttachmentRecord, CurrentAssignment, Event, GroupRecord, MemberRecord};
@@ -116,12 +116,14 @@ impl GroupShard {
         let MemberRef { group, member, instance, attachment: token } = &attach.member;
         let known = self.known_member(group, member, instance.as_ref())?;
         let current = known.attachment_number();
-        // The answer that had the number may be lost: nothing has used it yet.
-        let unused = self.sessions.get(group, member).filter(|session| !session.confirmed);
-        let repeats = unused.is_some() && known.attachment.as_ref().is_some_and(|record| record.previous == *token);
+        // The answer that had the number may be lost: nothing has used it yet, or its stream is closed, and nobody knows whether
+        // the client has read the number before.
+        let is_unread = |session: &&Session| !session.confirmed || session.detached_until.is_some();
+        let unread = self.sessions.get(group, member).filter(is_unread);
+        let repeats = unread.is_some() && known.attachment.as_ref().is_some_and(|record| record.previous == *token);
         // Or it was not: what was asked twice is answered twice, and the later of the two requests, or a late one that nobody waits
         // for, may have come behind the one whose answer the client goes on with.
-        let answered = unused.is_some_and(|session| session.answers_from <= *token && *token < current);
+        let answered = unread.is_some_and(|session| session.answers_from <= *token && *token < current);
         if *token != current && !repeats && !answered && self.rule(GroupRule::AttachmentFences) {
             let (group, member, actual) = (group.clone(), member.clone(), *token);
             return Err(GroupError::AttachmentFenced { group, member, actual, current });
@@ -134,7 +136,8 @@ impl GroupShard {
         Ok(self.attach_to(now, (group, member), (*token, repeats), attach.gateway, out))
     }
 
-    /// A member is heard of, apart from its gateway. Returns what it holds.
+    /// A member is heard of, apart from its gateway. Returns what it holds. One that was believed to be away is there: its
+    /// gateway may have said that it has not the member before it knew that the member is attached.
     ///
     /// # Errors
     /// The member is unknown, or attached elsewhere.
@@ -142,6 +145,7 @@ impl GroupShard {
         let current = self.member(of)?.current.clone();
         if let Some(session) = self.confirm(&of.group, &of.member) {
             session.heard = session.heard.max(now.monotonic);
+            session.detached_until = None;
         }
         Ok(current)
     }
@@ -181,7 +185,8 @@ impl GroupShard {
         }
     }
 
-    /// The stream of a member was closed at a gateway that lives. The member is removed unless it attaches again in time.
+    /// The stream of a member was closed at a gateway that lives. The member is removed unless it attaches again in time. Said
+    /// twice, the shorter time counts.
     ///
     /// # Errors
     /// The member is unknown, or attached elsewhere.
@@ -198,7 +203,7 @@ impl GroupShard {
         }
         let until = now.monotonic + grace;
         if let Some(session) = self.sessions.get_mut(&of.group, &of.member)
-            && session.detached_until.is_none()
+            && session.detached_until.is_none_or(|known| until < known)
         {
             session.detached_until = Some(until);
             self.deadlines.set(Timer::Session(of.group.clone(), of.member.clone()), until);
@@ -425,6 +430,10 @@ impl GroupShard {
         gateway: Option<GatewayId>,
         out: &mut Output,
     ) -> Attached {
+        if let Some(known) = self.state.member(group, member) {
+            // Its gateway reads on for it until it hears of this.
+            self.notify(group, member, known, NoticeContent::Superseded, out);
+        }
         let attachment = self.number_attachment(out);
         let record = AttachmentRecord { number: attachment, previous, gateway };
         self.write_attachment((group, member), record, out);

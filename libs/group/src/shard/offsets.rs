@@ -63,6 +63,7 @@ impl GroupShard {
             Some(author) => self.check_author(author)?,
             None => self.check_simple(now, &commit.group, out)?,
         }
+        self.make_room(now, &commit.group, &commit.offsets, out);
         let mut refused = Vec::new();
         for to_commit in commit.offsets {
             let partition = to_commit.partition;
@@ -89,6 +90,21 @@ impl GroupShard {
     /// All committed offsets of a group, in the order of topic ids and partitions.
     pub fn all_committed(&self, group: &GroupId) -> impl Iterator<Item = (&TopicPartition, &CommittedOffset)> {
         self.state.group(group).into_iter().flat_map(|group| &group.offsets)
+    }
+
+    /// Forgets the offsets of topics that are gone, where a group cannot have more offsets with them. A shard that has just
+    /// started may only not have heard of a topic yet.
+    pub(super) fn make_room(&mut self, now: Now, id: &GroupId, offsets: &[OffsetToCommit], out: &mut Output) {
+        let Some(group) = self.state.group(id) else { return };
+        let more = offsets.iter().filter(|offset| !group.offsets.contains_key(&offset.partition)).count();
+        if group.offsets.len() + more <= self.config.group_offsets_max || !self.start_grace_left(now).is_zero() {
+            return;
+        }
+        let gone = group.offsets.keys().filter(|partition| self.topics.name(partition.topic).is_none());
+        let gone: Vec<TopicPartition> = gone.copied().collect();
+        for partition in gone {
+            self.emit(Event::Offset(id.clone(), partition, None), out);
+        }
     }
 
     fn check_author(&mut self, author: &CommitAuthor) -> Result<(), GroupError> {

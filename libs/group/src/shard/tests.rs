@@ -6,6 +6,7 @@ use super::*;
 use crate::event::AssignedPartitions;
 use crate::{GroupEpoch, GroupPhase, Subscription, TopicChange};
 
+mod attachments;
 mod members;
 mod offsets;
 mod replay;

@@ -17,6 +17,7 @@ impl GroupShard {
     /// `topics`: all topics of the cluster. Members lose the partitions of a topic that is missing, so that a coordinator
     /// starts only with metadata that is complete.
     pub fn start(&mut self, now: Now, topics: Vec<TopicChange>, out: &mut Output) {
+        self.started = now.monotonic;
         self.next_attachment = AttachmentNumber(self.state.attachments_reserved().0 + 1);
         for topic in topics {
             self.topics.change(topic);
@@ -96,6 +97,11 @@ impl GroupShard {
                 self.deadlines.set(Timer::Revocation(id.clone(), member.clone()), until);
             }
         }
+    }
+
+    /// How long nothing is taken for over, or for gone, that only the clock on the wall or the metadata say is.
+    pub(super) fn start_grace_left(&self, now: Now) -> Duration {
+        (self.started + self.config.start_grace).saturating_sub(now.monotonic)
     }
 
     /// Removes a member whose session is over; where it was extended, waits on.

@@ -234,7 +234,9 @@ fn reason_message(cause: RemovalCause) -> pbi::RemovalReason {
 
 fn cause_of_message(reason: pbi::RemovalReason) -> RemovalCause {
     match reason {
-        pbi::RemovalReason::Unspecified | pbi::RemovalReason::Left => RemovalCause::Left,
+        pbi::RemovalReason::Unspecified | pbi::RemovalReason::Left | pbi::RemovalReason::Superseded => {
+            RemovalCause::Left
+        }
         pbi::RemovalReason::SessionExpired => RemovalCause::SessionExpired,
         pbi::RemovalReason::ProcessingTimeout => RemovalCause::ProcessingTimeout,
         pbi::RemovalReason::Fenced => RemovalCause::Fenced,
@@ -438,6 +440,8 @@ pub fn member_notice_message(epoch: i64, notice: &Notice) -> pbi::MemberSessionR
     let content = match &notice.content {
         NoticeContent::Assignment(current) => Content::Assignment(assignment_message(current)),
         NoticeContent::Removed(cause) => Content::Removed(reason_message(*cause).into()),
+        // To a gateway of before, the member is gone.
+        NoticeContent::Superseded => Content::Removed(pbi::RemovalReason::Superseded.into()),
     };
     let notice = pbi::MemberNotice { member: Some(member_name(&of)), content: Some(content) };
     pbi::MemberSessionResponse { epoch, correlation_id: 0, error: None, response: Some(Response::Notice(notice)) }
@@ -450,7 +454,10 @@ pub(super) fn notice_of_message(message: pbi::MemberNotice, gateway: &GatewayId)
         Some(Content::Assignment(current)) => NoticeContent::Assignment(assignment_of_message(&current)?),
         Some(Content::Removed(reason)) => {
             let reason = pbi::RemovalReason::try_from(reason).unwrap_or(pbi::RemovalReason::Unspecified);
-            NoticeContent::Removed(cause_of_message(reason))
+            match reason {
+                pbi::RemovalReason::Superseded => NoticeContent::Superseded,
+                reason => NoticeContent::Removed(cause_of_message(reason)),
+            }
         }
         None => return Err(ApiError::internal("a notice says nothing")),
     };

@@ -19,6 +19,8 @@ use crate::{ApiError, Reason};
 const TOKEN_BYTES_MAX: usize = 64 << 10;
 /// Bytes of the code that signs a token: of HMAC-SHA-256 (RFC 2104) the first half.
 const MAC_BYTES: usize = 16;
+/// The floor of a partition that is not known.
+const NO_FLOOR: i64 = -1;
 
 /// A member and its attachment, and of one that polls where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +34,9 @@ pub struct MemberToken {
 pub struct PollState {
     /// The member epoch of the last answer.
     pub epoch: GroupEpoch,
-    /// What it had with the last answer, and the lowest offset of each that it may commit.
-    pub held: BTreeMap<TopicPartition, Offset>,
+    /// What it had with the last answer, and the lowest offset of each that it may commit; `None`: reading it has not begun, and
+    /// nobody has looked what is committed of it.
+    pub held: BTreeMap<TopicPartition, Option<Offset>>,
     /// Of partitions that stand elsewhere than at what is committed.
     pub places: BTreeMap<TopicPartition, PollPlace>,
     /// How it joined, in whatever form the gateway keeps that.
@@ -97,7 +100,7 @@ fn poll_message(poll: &PollState) -> pbi::PolledState {
     for (partition, floor) in &poll.held {
         let topic = topics.entry(partition.topic).or_default();
         topic.partitions.push(partition.partition.0);
-        topic.commit_floors.push(floor.0);
+        topic.commit_floors.push(floor.map_or(NO_FLOOR, |floor| floor.0));
     }
     for (partition, place) in &poll.places {
         topics.entry(partition.topic).or_default().places.push(pbi::PolledPlace {
@@ -120,7 +123,8 @@ fn poll_of_message(message: pbi::PolledState) -> Result<PollState, ApiError> {
     for topic in message.topics {
         let id = topic_id(&topic.topic_id)?;
         let partition = |number| TopicPartition::new(id, PartitionIndex(number));
-        let floors = topic.commit_floors.into_iter().chain(std::iter::repeat(0)).map(Offset);
+        let floors = topic.commit_floors.into_iter().chain(std::iter::repeat(0));
+        let floors = floors.map(|floor| (floor != NO_FLOOR).then_some(Offset(floor)));
         poll.held.extend(topic.partitions.into_iter().map(partition).zip(floors));
         poll.places.extend(topic.places.into_iter().map(|place| {
             let leader_epoch = place.leader_epoch.map(LeaderEpoch);
@@ -200,7 +204,7 @@ mod tests {
             group in "[a-zü]{1,40}",
             instance in proptest::option::of("[a-z]{1,256}"),
             attachment in any::<i64>(),
-            held in proptest::collection::btree_map((0..3_u8, 0..9_i32), any::<i64>(), 0..20),
+            held in proptest::collection::btree_map((0..3_u8, 0..9_i32), proptest::option::of(0..i64::MAX), 0..20),
             places in proptest::collection::btree_map((0..3_u8, 0..9_i32), (any::<i64>(), proptest::option::of(0..9_i32), any::<bool>()), 0..9),
             settings in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40)),
             flipped in any::<prop::sample::Index>(),
@@ -211,7 +215,7 @@ mod tests {
             };
             let poll = settings.map(|settings| PollState {
                 epoch: GroupEpoch(3),
-                held: held.into_iter().map(|((topic, number), floor)| (partition(topic, number), Offset(floor))).collect(),
+                held: held.into_iter().map(|((topic, number), floor)| (partition(topic, number), floor.map(Offset))).collect(),
                 places: places.into_iter().map(|((topic, number), of)| (partition(topic, number), place(of))).collect(),
                 settings,
             });
@@ -243,9 +247,10 @@ mod tests {
         };
         assert!(token(2_000).seal(&KEY).is_ok());
         // So is one of before floors were in it.
-        let mut old = poll_message(&PollState { held: [(partition(1, 3), Offset(9))].into(), ..PollState::default() });
+        let held = [(partition(1, 3), Some(Offset(9)))].into();
+        let mut old = poll_message(&PollState { held, ..PollState::default() });
         old.topics[0].commit_floors.clear();
-        assert_eq!(poll_of_message(old).unwrap().held, [(partition(1, 3), Offset::ZERO)].into());
+        assert_eq!(poll_of_message(old).unwrap().held, [(partition(1, 3), Some(Offset::ZERO))].into());
         assert_eq!(token(10_000).seal(&KEY).unwrap_err().reason(), Reason::QuotaExceeded);
     }
 }

@@ -40,7 +40,9 @@ pub(super) struct Holding {
     floor: CommitFloor,
     /// What was sent of it last, as the next offset.
     sent_to: Option<i64>,
-    /// Since when something of that is not committed.
+    /// Where the last record ends that was sent, exclusive.
+    records_to: Option<i64>,
+    /// Since when a record that was sent is not committed.
     outstanding_since: Option<Instant>,
     /// The number of the message in which it was sent.
     sent_in: u64,
@@ -104,6 +106,7 @@ impl Holding {
             began,
             floor: CommitFloor::of(began.map(Offset)),
             sent_to: None,
+            records_to: None,
             outstanding_since: None,
             sent_in: 0,
             committed_to: began.unwrap_or(0),
@@ -137,7 +140,7 @@ impl Holding {
     /// It is read on from elsewhere, as the client wants: what lies there may be committed.
     pub(super) fn seek(&mut self, place: ReadPosition) {
         self.next = (place, -1);
-        (self.floor, self.sent_to) = (CommitFloor::default(), None);
+        (self.floor, self.sent_to, self.records_to) = (CommitFloor::default(), None, None);
         (self.unprocessed, self.outstanding_since) = (None, None);
         if self.announced {
             self.began = None;
@@ -151,11 +154,20 @@ impl Holding {
         self.caught_up = false;
     }
 
-    /// A chunk up to an offset was sent, in the message of a number.
-    pub(super) fn sent(&mut self, (next_offset, leader_epoch): (i64, i32), end_offset: i64, message: u64) {
+    /// A chunk up to an offset was sent, in the message of a number. `records_end`: where its last record ends, exclusive; a chunk
+    /// without records asks nothing of the client.
+    pub(super) fn sent(
+        &mut self,
+        (next_offset, leader_epoch, records_end): (i64, i32, Option<i64>),
+        end_offset: i64,
+        message: u64,
+    ) {
         self.next = (ReadPosition::Offset(next_offset), leader_epoch);
         self.sent_to = Some(next_offset);
-        self.outstanding_since.get_or_insert_with(Instant::now);
+        if records_end.is_some() {
+            self.records_to = records_end;
+            self.outstanding_since.get_or_insert_with(Instant::now);
+        }
         self.sent_in = message;
         self.unprocessed.get_or_insert_with(|| Unprocessed { next_offset, message, since: Instant::now() });
         self.end_offset = end_offset;
@@ -169,12 +181,13 @@ impl Holding {
 
     pub(super) fn committed(&mut self, offset: Offset) {
         self.committed_to = offset.0;
-        let outstanding = self.sent_to.is_some_and(|sent| sent > self.committed_to);
+        let outstanding = self.records_to.is_some_and(|sent| sent > self.committed_to);
         // The client goes on: what is left counts from now.
         self.outstanding_since = outstanding.then(Instant::now);
     }
 
-    /// Since when something was sent that is not committed.
+    /// Since when a record was sent that is not committed. A client that commits behind its last record has committed all,
+    /// whatever offsets without records follow.
     pub(super) fn outstanding_since(&self) -> Option<Instant> {
         self.outstanding_since
     }
@@ -340,7 +353,7 @@ mod tests {
     fn nothing_before_its_start_may_be_committed_unless_the_client_has_sought_there() {
         let mut held = holding(Some(50));
         held.opened(50);
-        held.sent((60, 1), 100, 1);
+        held.sent((60, 1, Some(60)), 100, 1);
         assert!(held.check(Offset(50)).is_ok() && held.check(Offset(i64::MAX)).is_ok());
         assert_eq!(held.check(Offset(49)).unwrap_err().reason(), Reason::PartitionNotOwned);
         assert_eq!(held.check(Offset(-1)).unwrap_err().reason(), Reason::FieldInvalid);
@@ -359,14 +372,31 @@ mod tests {
         let mut held = holding(None);
         held.opened(3);
         assert!(held.outstanding_since().is_none());
-        held.sent((9, 1), 20, 1);
+        held.sent((9, 1, Some(9)), 20, 1);
         assert!(held.outstanding_since().is_some() && !held.caught_up);
         held.committed(Offset(8));
         assert!(held.outstanding_since().is_some());
         held.committed(Offset(9));
         assert!(held.outstanding_since().is_none());
-        held.sent((20, 1), 20, 2);
+        held.sent((20, 1, Some(20)), 20, 2);
         assert!(held.caught_up && held.progress().is_some_and(|progress| progress.next_offset == 20));
+    }
+
+    #[test]
+    fn offsets_without_records_are_not_outstanding() {
+        let mut held = holding(None);
+        held.opened(0);
+        held.sent((9, 1, None), 40, 1);
+        assert!(held.outstanding_since().is_none(), "nothing that could be processed");
+        // The last record has offset 14; what followed is compacted away.
+        held.sent((20, 1, Some(15)), 40, 2);
+        held.sent((30, 1, None), 40, 3);
+        held.committed(Offset(14));
+        assert!(held.outstanding_since().is_some());
+        held.committed(Offset(15));
+        assert!(held.outstanding_since().is_none());
+        held.sent((40, 1, None), 40, 4);
+        assert!(held.outstanding_since().is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -374,8 +404,8 @@ mod tests {
         let (limit, begun) = (Duration::from_secs(5), Instant::now());
         let second = |second: u64| begun + Duration::from_secs(second);
         let mut held = holding(Some(0));
-        held.sent((10, 1), 100, 1);
-        held.sent((20, 1), 100, 2);
+        held.sent((10, 1, Some(10)), 100, 1);
+        held.sent((20, 1, Some(20)), 100, 2);
         assert_eq!(held.processed((second(4), limit), 2), None);
         assert_eq!(held.processed((second(5), limit), 2), Some(10), "the later one may have come a moment ago");
         assert_eq!(held.processed((second(9), limit), 1), None, "the connection has not taken it");

@@ -1,7 +1,9 @@
 //! The session of this gateway with one shard of groups: opened with its first member, opened again whenever it breaks,
 //! and kept alive for all of them.
 
-use std::collections::{BTreeSet, HashMap};
+mod expected;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -43,6 +45,8 @@ pub(super) struct MemberNews {
     pub(super) current: Option<(SaidAt, AttachmentNumber, CurrentAssignment)>,
     /// This attachment of it is gone.
     pub(super) removed: Option<(AttachmentNumber, RemovalCause)>,
+    /// The member has attached anew, and this attachment of it is over.
+    pub(super) superseded: Option<AttachmentNumber>,
     /// The number of the session: notices of those before may be lost.
     pub(super) session: u64,
 }
@@ -127,6 +131,8 @@ pub(super) struct HostedShard {
     gateway: GatewayId,
     session: watch::Sender<SessionState>,
     members: Mutex<Members>,
+    /// Members that ask to attach here, and how often each.
+    expected: Mutex<BTreeMap<(GroupId, MemberId), usize>>,
     /// Counts entries, and questions that found no session.
     entered: watch::Sender<u64>,
     /// Questions without an answer: a member that comes back asks before it is known here.
@@ -140,8 +146,9 @@ impl HostedShard {
     pub(super) fn new(number: i32, gateway: GatewayId) -> Self {
         let session = watch::Sender::new(SessionState::None(None));
         let (entered, heard) = (watch::Sender::new(0), watch::Sender::new(None));
-        let (members, asking, doubts) = (Mutex::default(), AtomicUsize::new(0), Doubts::default());
-        Self { number, gateway, session, members, entered, asking, doubts, heard }
+        let (members, expected) = (Mutex::default(), Mutex::default());
+        let (asking, doubts) = (AtomicUsize::new(0), Doubts::default());
+        Self { number, gateway, session, members, expected, entered, asking, doubts, heard }
     }
 
     /// Has a session opened where there is none.
@@ -377,7 +384,10 @@ impl HostedShard {
     }
 
     fn report(&self) -> MemberRequest {
-        MemberRequest::Report(self.members.lock().keys().cloned().collect::<BTreeSet<_>>())
+        // In this order: a member is known before it is expected no more.
+        let mut named: BTreeSet<_> = self.expected.lock().keys().cloned().collect();
+        named.extend(self.members.lock().keys().cloned());
+        MemberRequest::Report(named)
     }
 
     fn hear(&self, asked_at: Instant) {
@@ -397,6 +407,7 @@ impl HostedShard {
         hosted.news.send_modify(|news| match notice.content {
             NoticeContent::Assignment(current) => news.current = Some(((session, number), notice.attachment, current)),
             NoticeContent::Removed(cause) => news.removed = Some((notice.attachment, cause)),
+            NoticeContent::Superseded => news.superseded = Some(notice.attachment),
         });
     }
 }

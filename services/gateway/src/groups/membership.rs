@@ -99,10 +99,8 @@ async fn attach(
     let subscription = named.then(|| asked.subscription.clone());
     let revocation_timeout = Some(asked.revocation_timeout());
     let attach = Attach { member: of.clone(), subscription, revocation_timeout, gateway: Some(gateway.clone()) };
-    let (said, answer) = shard.ask(MemberRequest::Attach(Box::new(attach)), until).await?;
-    let Attached { attachment, current, session_timeout } = attached(answer)?;
-    // Only now: a stream that is open is not disturbed by an old token.
-    let entry = shard.enter((&of.group, &of.member), attachment).ok_or_else(replaced)?;
+    let (said, attached, entry) = shard.attach(attach, until).await?;
+    let Attached { attachment, current, session_timeout } = attached;
     let of = MemberRef { attachment, ..of };
     Ok((Membership::new(Arc::clone(shard), (of, session_timeout, key), entry), (said, current)))
 }
@@ -114,8 +112,12 @@ pub(super) fn attached(answer: MemberAnswer) -> Result<Attached, ApiError> {
     }
 }
 
-fn replaced() -> ApiError {
-    ApiError::new(Reason::MemberFenced, "the member has opened another stream with its token")
+/// The member goes on elsewhere.
+pub(super) fn replaced() -> ApiError {
+    ApiError::new(
+        Reason::MemberFenced,
+        "the token of the member was used again: for another stream, a poll, or to leave",
+    )
 }
 
 fn unexpected() -> ApiError {
@@ -160,6 +162,7 @@ impl Membership {
         let own = self.calls.of.attachment;
         news.current.take_if(|(_, attachment, _)| *attachment != own);
         news.removed.take_if(|(attachment, _)| *attachment != own);
+        news.superseded.take_if(|attachment| *attachment != own);
         news
     }
 

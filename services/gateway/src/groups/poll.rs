@@ -14,7 +14,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use walser_group::{
-    Attach, Attached, CurrentAssignment, DetachGrace, GroupEpoch, MemberRef, OffsetToCommit, RemovalCause, TokenKey,
+    Attach, Attached, CommittedOffset, CurrentAssignment, DetachGrace, GroupEpoch, MemberRef, OffsetToCommit,
+    RemovalCause, TokenKey,
 };
 use walser_model::TopicPartition;
 use walser_rpc::{ApiError, MemberRequest, MemberToken, PollState, SealedToken};
@@ -200,8 +201,9 @@ impl Groups {
             commits.add(name, OffsetToCommit { partition: *partition, offset, leader_epoch, metadata });
         }
         commits.resolve(&self.topics, asked.commits.clone()).await;
-        commits.check(|of, offset| match poller.before.held.get(&offset.partition) {
-            Some(floor) => CommitFloor::of(Some(*floor)).check(of, offset.offset),
+        let floors = poller.floors_of(commits.to_commit.keys()).await?;
+        commits.check(|of, offset| match floors.get(&offset.partition) {
+            Some(floor) => floor.check(of, offset.offset),
             // The coordinator says whose it is.
             None => Ok(()),
         });
@@ -235,6 +237,28 @@ impl Poller {
         let of = MemberRef { attachment: attached.attachment, ..of };
         let calls = MemberCalls::new(Arc::clone(shard), of.clone());
         Self { calls, of, key, current: attached.current, before, sequence: 0, unknown: None }
+    }
+
+    /// How low the member may commit in those of the partitions that it had with the last answer. Where it has not begun to read
+    /// one, that is what is committed.
+    async fn floors_of<'a>(
+        &self,
+        partitions: impl Iterator<Item = &'a TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, CommitFloor>, ApiError> {
+        let (mut floors, mut unknown) = (BTreeMap::new(), Vec::new());
+        for partition in partitions {
+            match self.before.held.get(partition) {
+                Some(Some(floor)) => drop(floors.insert(*partition, CommitFloor::of(Some(*floor)))),
+                Some(None) => unknown.push(*partition),
+                None => {}
+            }
+        }
+        for part in unknown.chunks(OFFSETS_MAX) {
+            let found = self.calls.clone().offsets(part.to_vec()).await?;
+            let floor = |committed: Option<CommittedOffset>| CommitFloor::of(committed.map(|found| found.offset));
+            floors.extend(found.into_iter().map(|(partition, committed)| (partition, floor(committed))));
+        }
+        Ok(floors)
     }
 
     /// Commits offsets of partitions that were assigned by `epoch`. Returns those that were refused.

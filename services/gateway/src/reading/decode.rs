@@ -34,6 +34,8 @@ pub(crate) struct ReadRecord {
 pub(crate) struct Decoded {
     pub(crate) records: Vec<ReadRecord>,
     pub(crate) batches: Bytes,
+    /// Where at the earliest the records in `batches` end, exclusive; 0: there are none.
+    pub(crate) batches_end: i64,
     /// Offset to go on from.
     pub(crate) next_offset: i64,
     pub(crate) record_count: i64,
@@ -138,6 +140,13 @@ fn shared(records: &mut [ReadRecord]) -> impl Iterator<Item = &mut Bytes> {
 }
 
 impl Decoded {
+    /// The least offset that whoever has processed all of it commits, exclusive of its last record; `None`: it has no records.
+    /// Offsets without records may follow: whoever commits by records does not know of them.
+    pub(crate) fn records_end(&self) -> Option<i64> {
+        let end = self.records.last().map_or(self.batches_end, |last| last.record.offset.plus(1).0);
+        (end > 0).then_some(end)
+    }
+
     /// The same, with records in memory of their own where they would keep much more alive.
     fn detached(mut self) -> Self {
         let own = self.size_bytes + decoded_cost(0, self.items);
@@ -194,6 +203,10 @@ fn whole(batches: Bytes, from: Offset, end: Option<Offset>, shape: Shape) -> Res
         taken += batch.len();
         out.next_offset = header.next_offset().0;
         out.record_count += i64::from(header.record_count);
+        let end = header.base_offset.plus(i64::from(header.record_count));
+        if end > from && header.record_count > 0 && !header.attributes.control() {
+            out.batches_end = end.0;
+        }
     }
     out.ended |= end.is_some_and(|end| out.next_offset >= end.0);
     out.batches = batches.slice(..taken);
@@ -358,6 +371,8 @@ mod tests {
                 (offsets(&found), found.next_offset, found.record_count),
                 (expected.to_vec(), 90, expected.len() as i64)
             );
+            // Whoever commits by records does not get to 90.
+            assert_eq!(found.records_end(), expected.last().map(|_| 15));
         }
         let one = decode_all(&run, 3, Amount::whole(1 << 20, 1)).unwrap();
         assert_eq!((offsets(&one), one.next_offset), (vec![12], 13));
@@ -366,6 +381,9 @@ mod tests {
         let batches = Shape { batches: true, ..SHAPE };
         let raw = decode(run.concat().into(), Offset(3), None, batches, whole).unwrap();
         assert_eq!((raw.batches.len(), raw.next_offset, raw.record_count), (run.concat().len(), 90, 2));
+        assert_eq!(raw.records_end(), Some(12), "of records that nobody has looked at it is not known better");
+        let empty = decode(run[2].clone(), Offset(20), None, batches, whole).unwrap();
+        assert_eq!((empty.next_offset, empty.records_end()), (90, None));
     }
 
     #[test]

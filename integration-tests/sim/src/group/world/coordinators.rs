@@ -23,6 +23,7 @@ impl World {
         let config = Config {
             offsets_retention: Duration::from_secs(20),
             empty_group_retention: Duration::from_secs(5),
+            start_grace: Duration::from_secs(2),
             rules: self.setup.rules,
             ..Config::default()
         };
@@ -83,7 +84,7 @@ impl World {
             attachment: Some(notice.attachment),
             reply: match notice.content {
                 NoticeContent::Assignment(current) => Reply::Current(Ok(current)),
-                NoticeContent::Removed(_) => Reply::Removed,
+                NoticeContent::Removed(_) | NoticeContent::Superseded => Reply::Removed,
             },
         });
         let replies: Vec<Addressed> = reply.into_iter().chain(notices).collect();
@@ -119,7 +120,7 @@ impl World {
         }
         self.log.append(events.iter().map(Written::encode).collect());
         self.check.accepted(&events, &origin)?;
-        let delay = self.millis(6);
+        let delay = self.millis(6) + self.log_slow_until.saturating_sub(self.now);
         let coordinator = &mut self.coordinators[number];
         let at = coordinator.last_append.max(self.now + delay);
         coordinator.last_append = at;

@@ -20,6 +20,10 @@ impl World {
         if self.fault(self.setup.coordinator_faults) {
             self.break_coordinator()?;
         }
+        if self.fault(self.setup.log_faults) {
+            let slow = self.random.one_of(&[300, 2_000, 4_000]);
+            self.log_slow_until = self.now + Duration::from_millis(slow);
+        }
         if self.fault(self.setup.topic_changes) {
             self.change_topic();
         }

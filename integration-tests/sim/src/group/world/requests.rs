@@ -139,8 +139,8 @@ impl World {
         let now = self.clock();
         self.coordinators[to].heard.insert(gateway.to_string(), self.now);
         if let Request::Report(hosted) = request {
-            shard.gateway_report(now, gateway, &hosted, out);
-            self.excuse_unhosted(to, shard, gateway, &hosted);
+            shard.gateway_report(now, gateway, &hosted.named, out);
+            self.excuse_unhosted(to, shard, gateway, &hosted.open);
         } else {
             shard.gateway_heartbeat(now, gateway);
         }

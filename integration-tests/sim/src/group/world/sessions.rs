@@ -10,10 +10,10 @@ use walser_model::{Offset, TopicPartition};
 
 use super::{Event, SESSION, World};
 use crate::group::DriverRule;
-use crate::group::message::{Reply, Request};
-use crate::group::party::{Addressed, Gateway, Phase, Unanswered};
+use crate::group::message::{Hosted, Reply, Request};
+use crate::group::party::{Addressed, Gateway, Phase, Session, Unanswered};
 
-/// After which a request is sent again.
+/// After which a commit is sent again.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long members may take to release partitions.
 const REVOCATION: Duration = Duration::from_secs(8);
@@ -46,7 +46,10 @@ impl World {
             self.gateways[number].last_report = self.now;
             let open = self.sessions.iter().filter(|session| session.gateway == number);
             let open = open.filter(|session| !matches!(session.phase, Phase::Closed { .. }));
-            let hosted = open.map(|session| (session.of.group.clone(), session.of.member.clone())).collect();
+            let attaching = self.has(DriverRule::ReportsNameAttaching);
+            let named = open.clone().filter(|session| attaching || session.phase != Phase::Attaching);
+            let member = |session: &Session| (session.of.group.clone(), session.of.member.clone());
+            let hosted = Hosted { named: named.map(member).collect(), open: open.map(member).collect() };
             self.send(number, Request::Report(hosted), false);
         } else {
             self.send(number, Request::Beat, false);
@@ -106,7 +109,8 @@ impl World {
         });
         let Some(session) = found else { return Ok(()) };
         let (phase, attachment) = (&self.sessions[session].phase, self.sessions[session].of.attachment);
-        let for_another = addressed.attachment.is_some_and(|of| of != attachment);
+        // A session that is still attaching hears of its answer only.
+        let for_another = addressed.attachment.is_some_and(|of| of != attachment || *phase != Phase::Attached);
         if matches!(phase, Phase::Closed { .. }) || for_another {
             return Ok(());
         }
@@ -229,7 +233,7 @@ impl World {
             self.commit(number);
             self.release(number);
             self.beat(number);
-        } else if self.now >= self.sessions[number].asked_at + PATIENCE {
+        } else if self.now >= self.sessions[number].asked_at + Duration::from_secs(self.setup.ask_again) {
             self.ask(number);
         }
         let next = Duration::from_millis(20) + self.millis(60);

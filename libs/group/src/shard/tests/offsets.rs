@@ -110,7 +110,10 @@ fn a_group_without_offsets_expires_soon_and_a_deleted_one_at_once() {
     assert_eq!(reason(tested.run(|shard, _, out| shard.delete_group(&a.group, out))), "GROUP_NOT_EMPTY");
     tested.run(|shard, now, out| shard.leave(now, &a, RemovalCause::Left, false, out)).unwrap();
     tested.simple_commit("h", offset(partition(1, 0), 5)).unwrap();
+    // Neither does in the first hour of its coordinator.
     tested.sleep(SECOND * 600);
+    assert_eq!(tested.shard.groups(None).count(), 2);
+    tested.sleep(SECOND * 3_000);
     let left: Vec<_> = tested.shard.groups(None).collect();
     assert_eq!(left.len(), 1);
     assert!(!left[0].had_members);
@@ -148,6 +151,61 @@ fn a_forced_reset_does_not_wait_for_the_interval_between_assignments() {
     tested.run(|shard, now, out| shard.reset_offsets(now, &a.group, to, true, out)).unwrap();
     assert_eq!(tested.commit(&a, 1, offset(partition(1, 0), 60)).unwrap_err().reason(), "PARTITION_NOT_OWNED");
     assert_eq!(tested.current(&a).held_since(&partition(1, 0)), None, "it is to be that of the other, or comes later");
+}
+
+#[test]
+fn a_clock_that_is_days_ahead_expires_nothing_before_there_was_time_to_set_it_right() {
+    let mut tested = Tested::new(vec![present("orders", 1, 1)]);
+    tested.simple_commit("h", offset(partition(1, 0), 5)).unwrap();
+    let month = 30 * 24 * 3_600_000;
+    tested.now.wall += month;
+    let mut tested = tested.with_wall_clock_of_successor(SECOND);
+    tested.sleep(SECOND * 3_599);
+    assert_eq!(tested.shard.groups(None).count(), 1);
+    tested.now.wall -= month;
+    tested.sleep(SECOND * 3_600);
+    assert_eq!(tested.shard.groups(None).count(), 1, "it was set right");
+    tested.now.wall += month;
+    tested.sleep(SECOND * 24 * 3600 * 7);
+    assert_eq!(tested.shard.groups(None).count(), 0);
+}
+
+#[test]
+fn where_a_group_has_all_offsets_that_it_may_have_those_of_topics_that_are_gone_make_room() {
+    let config = Config { group_offsets_max: 3, ..Config::default() };
+    let known = || vec![present("orders", 1, 2), present("later", 2, 2)];
+    let mut tested = Tested::with(config, Vec::new(), known());
+    for (topic, index) in [(1, 0), (1, 1), (2, 0)] {
+        tested.simple_commit("h", offset(partition(topic, index), 5)).unwrap();
+    }
+    tested.sleep(SECOND * 3_600);
+    assert_eq!(reason(tested.simple_commit("h", offset(partition(2, 1), 5))), "QUOTA_EXCEEDED", "all topics are there");
+    // A successor has heard of one topic only: the other one may be new.
+    let mut tested = tested.take_over(vec![present("later", 2, 2)]);
+    tested.sleep(SECOND * 3_599);
+    assert_eq!(reason(tested.simple_commit("h", offset(partition(2, 1), 5))), "QUOTA_EXCEEDED");
+    let group: GroupId = "h".parse().unwrap();
+    assert_eq!(tested.shard.all_committed(&group).count(), 3);
+    // By now it is gone.
+    tested.sleep(SECOND);
+    tested.simple_commit("h", offset(partition(2, 0), 6)).unwrap();
+    assert_eq!(tested.shard.all_committed(&group).count(), 3, "nothing has to go for what is there");
+    tested.simple_commit("h", offset(partition(2, 1), 5)).unwrap();
+    let left: Vec<_> = tested.shard.all_committed(&group).map(|(partition, _)| *partition).collect();
+    assert_eq!(left, [partition(2, 0), partition(2, 1)]);
+    assert!(tested.shard.same_state(&replayed_after(&tested)));
+}
+
+#[test]
+fn a_reset_has_the_same_room_as_a_commit() {
+    let config = Config { group_offsets_max: 1, ..Config::default() };
+    let mut tested = Tested::with(config, Vec::new(), vec![present("orders", 1, 1), present("later", 2, 1)]);
+    tested.simple_commit("h", offset(partition(1, 0), 5)).unwrap();
+    tested.sleep(SECOND * 3_600);
+    let absent = TopicChange::Absent { name: "orders".parse().unwrap() };
+    tested.run(|shard, now, out| shard.topics_changed(now, vec![absent], out));
+    let to = vec![offset(partition(2, 0), 10)];
+    tested.run(|shard, now, out| shard.reset_offsets(now, &"h".parse().unwrap(), to, false, out)).unwrap();
 }
 
 fn replayed_after(tested: &Tested) -> GroupShard {

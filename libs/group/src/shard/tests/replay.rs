@@ -79,6 +79,32 @@ fn check_one_owner(shard: &GroupShard) {
     }
 }
 
+/// By member: its gateway, if it has one, and the number of its attachment.
+fn attachments(shard: &GroupShard) -> BTreeMap<(GroupId, MemberId), (GatewayId, AttachmentNumber)> {
+    let of_group = |(id, group): (&GroupId, &Group)| {
+        let known = |(member, known): (&MemberId, &Member)| {
+            let record = known.attachment.as_ref()?;
+            Some(((id.clone(), member.clone()), (record.gateway.clone()?, record.number)))
+        };
+        group.members.iter().filter_map(known).collect::<Vec<_>>()
+    };
+    shard.state.groups().iter().flat_map(of_group).collect()
+}
+
+/// Whoever has lost a member since was told so.
+fn check_told(before: &BTreeMap<(GroupId, MemberId), (GatewayId, AttachmentNumber)>, tested: &Tested) {
+    let numbers = |shard: &GroupShard, group: &GroupId, member: &MemberId| {
+        shard.state.member(group, member).map(Member::attachment_number)
+    };
+    for ((group, member), (gateway, number)) in before {
+        let told = tested.notices.iter().any(|notice| {
+            let over = matches!(notice.content, NoticeContent::Removed(_) | NoticeContent::Superseded);
+            over && notice.attachment == *number && notice.gateway == *gateway && notice.member == *member
+        });
+        assert!(told || numbers(&tested.shard, group, member) == Some(*number), "{gateway} reads on for {member}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_replay_gives_the_state_after_every_request(requests in requests(), cut in any::<prop::sample::Index>()) {
@@ -89,7 +115,10 @@ proptest! {
         let mut members = std::array::from_fn(|_| nobody.clone());
         let mut batches = vec![0];
         for drawn in requests {
+            let before = attachments(&tested.shard);
+            tested.notices.clear();
             request(&mut tested, &mut members, drawn);
+            check_told(&before, &tested);
             batches.push(tested.log.len());
             check_one_owner(&tested.shard);
         }

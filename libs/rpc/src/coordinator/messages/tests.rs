@@ -91,7 +91,8 @@ fn every_answer_and_notice_arrives_as_it_was_sent() {
         assert_eq!(answer_of_response(message.response.unwrap()).unwrap(), answer);
     }
     let gateway: GatewayId = "gateway".parse().unwrap();
-    for content in [NoticeContent::Assignment(current()), NoticeContent::Removed(RemovalCause::Fenced)] {
+    let removed = NoticeContent::Removed(RemovalCause::Fenced);
+    for content in [NoticeContent::Assignment(current()), removed, NoticeContent::Superseded] {
         let MemberRef { group, member, attachment, .. } = member();
         let notice = Notice { gateway: gateway.clone(), group, member, attachment, content };
         let Some(Response::Notice(message)) = member_notice_message(3, &notice).response else { panic!("no notice") };

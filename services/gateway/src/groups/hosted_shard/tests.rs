@@ -6,7 +6,7 @@ use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use walser_group::{Attached, Join, Subscription, TokenKey};
+use walser_group::{Attach, Attached, Join, Subscription, TokenKey};
 use walser_metadata::value::GroupShardValue;
 use walser_metadata::{Changes, Delta, MetadataChange};
 use walser_proto::internal::v1 as pbi;
@@ -136,6 +136,19 @@ impl FakeSession {
         }
     }
 
+    /// Answers signs of life up to the next report. Returns how many members it names.
+    async fn report(&mut self) -> usize {
+        loop {
+            let (number, request) = self.next().await.expect("the session is over");
+            self.answer(number, MemberAnswer::Done).await;
+            match request {
+                MemberRequest::Report(hosted) => return hosted.len(),
+                MemberRequest::Alive => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     /// Answers signs of life until the gateway ends the session. Returns the members that each report has named.
     async fn reports(mut self) -> Vec<usize> {
         let mut named = Vec::new();
@@ -219,6 +232,38 @@ async fn a_leave_that_no_coordinator_hears_is_made_up_for_by_reports() {
     drop(session);
     let reports = opened(&mut sessions).await.reports().await;
     assert!(reports.len() >= 3 && reports.iter().all(|named| *named == 0), "{reports:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_attaches_is_named_from_the_moment_it_asks() {
+    let (shard, mut sessions) = served();
+    let asking = Arc::clone(&shard);
+    let member = walser_group::MemberRef {
+        group: "g".parse().unwrap(),
+        member: "m".parse().unwrap(),
+        instance: None,
+        attachment: AttachmentNumber(1),
+    };
+    let gateway = Some("gateway".parse().unwrap());
+    let attach = Attach { member, subscription: None, revocation_timeout: None, gateway };
+    let attaching = tokio::spawn(async move { asking.attach(attach, Instant::now() + SECOND * 10).await });
+    let mut session = opened(&mut sessions).await;
+    let (asked, request) = session.asked().await;
+    assert!(matches!(request, MemberRequest::Attach(_)));
+    // The log is slow: reports come before the answer.
+    for _ in 0..2 {
+        assert_eq!(session.report().await, 1);
+    }
+    let (attachment, session_timeout) = (AttachmentNumber(2), SECOND * 15);
+    let attached = Attached { attachment, current: CurrentAssignment::default(), session_timeout };
+    session.answer(asked, MemberAnswer::Attached(attached)).await;
+    let (_, _, entry) = attaching.await.unwrap().unwrap();
+    shard.doubts.add();
+    assert_eq!(session.report().await, 1, "it is here");
+    drop(entry);
+    shard.doubts.add();
+    while session.report().await > 0 {}
+    assert!(shard.expected.lock().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -51,28 +51,37 @@ impl Poller {
         let floors = self.before.held.iter().filter(|(partition, _)| kept(partition));
         Standing {
             places: places.map(|(partition, place)| (*partition, PollPlace { delivered: false, ..*place })).collect(),
-            floors: floors.map(|(partition, floor)| (*partition, CommitFloor::of(Some(*floor)))).collect(),
+            // What nobody has looked at is looked at when reading begins.
+            floors: floors
+                .filter_map(|(partition, floor)| Some((*partition, CommitFloor::of(Some((*floor)?)))))
+                .collect(),
         }
     }
 }
 
 impl Standing {
-    /// What the member has, with the lowest offset of each partition that it may commit. What it has no more is forgotten.
-    pub(super) fn held(&mut self, assigned: &AssignedPartitions) -> BTreeMap<TopicPartition, Offset> {
+    /// What the member has, with the lowest offset of each partition that it may commit, where reading has begun. What it has no
+    /// more is forgotten.
+    pub(super) fn held(&mut self, assigned: &AssignedPartitions) -> BTreeMap<TopicPartition, Option<Offset>> {
         self.places.retain(|partition, _| assigned.contains_key(partition));
-        let floor = |partition: &TopicPartition| self.floors.get(partition).copied().unwrap_or_default().offset();
+        let floor = |partition: &TopicPartition| self.floors.get(partition).map(|floor| floor.offset());
         assigned.keys().map(|partition| (*partition, floor(partition))).collect()
     }
 
-    /// Reading of partitions begins at what is committed, or at the place that was found instead.
+    /// Reading of partitions begins at what is committed, at the place that was found instead, or, where nothing has to be found, at
+    /// their beginning.
     fn begin(
         &mut self,
         committed: &BTreeMap<TopicPartition, Option<CommittedOffset>>,
         begins: &BTreeMap<TopicPartition, Offset>,
+        start: ReadPosition,
     ) {
         for (partition, committed) in committed {
             let committed = committed.as_ref().map(|committed| committed.offset);
             let begin = committed.or_else(|| begins.get(partition).copied());
+            if begin.is_none() && start != ReadPosition::Earliest {
+                continue;
+            }
             self.floors.entry(*partition).or_insert_with(|| CommitFloor::of(begin));
         }
     }
@@ -219,7 +228,7 @@ impl Groups {
             let new = committed.iter().filter(|(_, found)| found.is_none()).map(|(partition, _)| *partition);
             (begins, failures) = self.find_begins(poller, &view, new.collect(), start).await?;
         }
-        standing.begin(&committed, &begins);
+        standing.begin(&committed, &begins, start);
         let failed: Vec<_> = failures.iter().map(|failure| failure.of.clone()).collect();
         let target = |partition: TopicPartition| {
             let topic = view.topic(partition.topic)?;
@@ -315,10 +324,14 @@ fn partition_of(failure: &ApiError) -> Option<PartitionName> {
 
 #[cfg(test)]
 mod tests {
-    use walser_group::GroupEpoch;
+    use std::sync::Arc;
+
+    use walser_group::{Attached, AttachmentNumber, CurrentAssignment, GroupEpoch, MemberRef, TokenKey};
     use walser_model::TopicId;
+    use walser_rpc::PollState;
 
     use super::*;
+    use crate::groups::hosted_shard::HostedShard;
 
     #[test]
     fn what_was_taken_and_given_again_is_not_read_from_where_it_was() {
@@ -339,10 +352,35 @@ mod tests {
             metadata: String::new(),
             committed_at: 0,
         };
-        standing
-            .begin(&[(partition(0), Some(committed(6))), (partition(1), Some(committed(9)))].into(), &BTreeMap::new());
-        assert_eq!(standing.held(&now), [(partition(0), Offset(5)), (partition(1), Offset(9))].into());
+        let found = [(partition(0), Some(committed(6))), (partition(1), Some(committed(9)))].into();
+        standing.begin(&found, &BTreeMap::new(), ReadPosition::Earliest);
+        assert_eq!(standing.held(&now), [(partition(0), Some(Offset(5))), (partition(1), Some(Offset(9)))].into());
         standing.move_to(partition(1), Offset(3));
-        assert_eq!(standing.held(&now)[&partition(1)], Offset(3), "its records are gone");
+        assert_eq!(standing.held(&now)[&partition(1)], Some(Offset(3)), "its records are gone");
+    }
+
+    #[test]
+    fn a_partition_that_was_not_begun_has_no_floor_until_it_is() {
+        let partition = TopicPartition::new(TopicId::from_bytes([1; 16]), PartitionIndex(0));
+        let (shard, key) = (Arc::new(HostedShard::new(0, "gateway".parse().unwrap())), TokenKey([7; 32]));
+        let (group, member) = ("g".parse().unwrap(), "m".parse().unwrap());
+        let of = MemberRef { group, member, instance: None, attachment: AttachmentNumber(1) };
+        let assigned: AssignedPartitions = [(partition, GroupEpoch(4))].into();
+        let current = CurrentAssignment { assigned: assigned.clone(), ..CurrentAssignment::default() };
+        let attached = Attached { attachment: AttachmentNumber(2), current, session_timeout: Duration::from_secs(15) };
+        // It came just before the answer, which was given at once.
+        let told = Standing::default().held(&assigned);
+        assert_eq!(told, [(partition, None)].into());
+        let before = PollState { epoch: GroupEpoch(4), held: told, ..PollState::default() };
+        let mut standing = Poller::new(&shard, (of, key), attached, before).standing();
+        // Its place cannot be found for now.
+        let (unknown, nothing) = ([(partition, None)].into(), BTreeMap::new());
+        standing.begin(&unknown, &nothing, ReadPosition::Latest);
+        assert_eq!(standing.held(&assigned), [(partition, None)].into());
+        standing.begin(&unknown, &[(partition, Offset(100))].into(), ReadPosition::Latest);
+        assert_eq!(standing.held(&assigned), [(partition, Some(Offset(100)))].into());
+        let mut standing = Standing::default();
+        standing.begin(&unknown, &nothing, ReadPosition::Earliest);
+        assert_eq!(standing.held(&assigned), [(partition, Some(Offset::ZERO))].into(), "nothing lies before it");
     }
 }

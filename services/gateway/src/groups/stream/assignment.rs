@@ -11,7 +11,7 @@ use walser_rpc::ApiError;
 
 use crate::groups::commits::OFFSETS_MAX;
 use crate::groups::holdings::Holding;
-use crate::groups::membership::{HeldAt, is_gone};
+use crate::groups::membership::{HeldAt, is_gone, replaced};
 use crate::groups::told_bytes::name_bytes;
 use crate::reading::{PartitionName, ReadPosition, in_parts};
 
@@ -47,6 +47,9 @@ impl GroupStream {
         }
         if let Some((_, cause)) = news.removed {
             return self.end_with(Ending::Removed(cause));
+        }
+        if news.superseded.is_some() {
+            return self.end_with(Ending::Fenced(replaced()));
         }
         if let Some((said, _, current)) = news.current {
             self.apply((said, current));

@@ -100,7 +100,11 @@ impl GroupStream {
                 return;
             }
             None | Some(Ending::Vanished) => {
-                calls.detach(counted.closed().await).await;
+                // At once: where its client has not read its new token, the one before is good from here on. How long it may stay
+                // away is known a moment later; of both times the shorter counts.
+                let away = calls.clone().detach(DetachGrace::Session);
+                let grace = async { calls.detach(counted.closed().await).await };
+                tokio::join!(away, grace);
                 return;
             }
             Some(Ending::Leave { keep_static_assignment }) => {

@@ -77,7 +77,14 @@ impl Held {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Sent {
     Word,
-    Records { partition: TopicPartition, next_offset: i64, leader_epoch: i32, end_offset: i64 },
+    Records {
+        partition: TopicPartition,
+        next_offset: i64,
+        /// As [`Decoded::records_end`].
+        records_end: Option<i64>,
+        leader_epoch: i32,
+        end_offset: i64,
+    },
 }
 
 impl Outgoing {
@@ -167,9 +174,10 @@ impl Outgoing {
         let Some(mut held) = self.chunk.take() else { return Ok(Sent::Word) };
         let rest = split(&mut held.chunk.content, room_for);
         let Chunk { content, leader_epoch, high_watermark, .. } = &held.chunk;
-        let (next_offset, leader_epoch, end_offset) = (content.next_offset, *leader_epoch, *high_watermark);
+        let (next_offset, records_end) = (content.next_offset, content.records_end());
+        let (leader_epoch, end_offset) = (*leader_epoch, *high_watermark);
         credit.take(content);
-        let sent = Sent::Records { partition: held.partition, next_offset, leader_epoch, end_offset };
+        let sent = Sent::Records { partition: held.partition, next_offset, records_end, leader_epoch, end_offset };
         match rest {
             // What is left keeps the memory of the whole.
             Some(rest) => {

@@ -156,9 +156,9 @@ impl GroupStream {
     /// Something was sent.
     pub(super) fn sent(&mut self, sent: Sent) {
         self.heartbeat_later();
-        let Sent::Records { partition, next_offset, leader_epoch, end_offset } = sent else { return };
+        let Sent::Records { partition, next_offset, records_end, leader_epoch, end_offset } = sent else { return };
         if let Some(held) = self.holdings.get_mut(&partition) {
-            held.sent((next_offset, leader_epoch), end_offset, self.outgoing.sent_count());
+            held.sent((next_offset, leader_epoch, records_end), end_offset, self.outgoing.sent_count());
         }
     }
 
