@@ -163,7 +163,7 @@ async fn what_has_not_left_by_its_deadline_is_never_written() {
     let mut late = tokio::task::JoinSet::new();
     for number in 0..1000 {
         let (client, request) = (client.clone(), write(&format!("late {number}")));
-        late.spawn(async move { client.producer().produce(within(request, Duration::from_secs(2))).await });
+        late.spawn(async move { client.producer().produce(within(request, Duration::from_secs(5))).await });
     }
     let mut told = 0;
     while let Some(outcome) = late.join_next().await {

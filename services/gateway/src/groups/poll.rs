@@ -18,7 +18,7 @@ use walser_group::{
     RemovalCause, TokenKey,
 };
 use walser_model::TopicPartition;
-use walser_rpc::{ApiError, MemberRequest, MemberToken, PollState, SealedToken};
+use walser_rpc::{ApiError, Effect, MemberRequest, MemberToken, PollState, SealedToken};
 
 use crate::reading::{FetchRequest, Fetched, PartitionFailure, PartitionName, ReadPosition, Reset};
 
@@ -87,6 +87,8 @@ struct Poller {
     before: PollState,
     /// Counts its commits.
     sequence: i64,
+    /// Something of this poll is committed, whatever becomes of the rest.
+    committed: bool,
     /// It has joined with this poll: without an answer nobody knows of it.
     unknown: Option<Unknown>,
 }
@@ -109,7 +111,23 @@ impl Groups {
         let wait = limit.map_or(asked.read.wait, |limit| asked.read.wait.min(limit.saturating_sub(limit / 4)));
         let until = Instant::now() + wait;
         let mut poller = self.attach_poller(&asked).await?;
-        let refused = self.commit_polled(&mut poller, &asked).await?;
+        let refused = self.commit_polled(&mut poller, &asked).await;
+        let committed = poller.committed;
+        let polled = match refused {
+            Ok(refused) => self.poll_on(poller, asked, refused, until).await,
+            Err(failure) => Err(failure),
+        };
+        polled.map_err(|failure| if committed { failure.with_effect(Effect::Maybe) } else { failure })
+    }
+
+    /// What comes after the commits of a poll.
+    async fn poll_on(
+        &self,
+        mut poller: Poller,
+        asked: PollRequest,
+        refused: Vec<PartitionFailure>,
+        until: Instant,
+    ) -> Result<Polled, ApiError> {
         if !poller.current.revoking.is_empty() {
             // Whoever polls again is done with what it was given.
             let released = poller.current.revoking.clone();
@@ -211,6 +229,7 @@ impl Groups {
         for part in to_commit.chunks(OFFSETS_MAX) {
             let epoch = poller.before.epoch;
             let mut failed = poller.commit(epoch, part.to_vec()).await?;
+            poller.committed |= failed.len() < part.len();
             for OffsetToCommit { partition, offset, .. } in part {
                 if let Some(failure) = failed.remove(partition) {
                     commits.refuse(partition, failure);
@@ -236,7 +255,7 @@ impl Poller {
     fn new(shard: &Arc<HostedShard>, (of, key): (MemberRef, TokenKey), attached: Attached, before: PollState) -> Self {
         let of = MemberRef { attachment: attached.attachment, ..of };
         let calls = MemberCalls::new(Arc::clone(shard), of.clone());
-        Self { calls, of, key, current: attached.current, before, sequence: 0, unknown: None }
+        Self { calls, of, key, current: attached.current, before, sequence: 0, committed: false, unknown: None }
     }
 
     /// How low the member may commit in those of the partitions that it had with the last answer. Where it has not begun to read
