@@ -177,8 +177,12 @@ impl GroupShard {
         for (group, member) in missing {
             let known = self.state.member(&group, &member);
             let attachment = known.map_or(AttachmentNumber(0), Member::attachment_number);
-            let began = self.sessions.get(&group, &member).map_or(Duration::ZERO, |session| session.began);
-            if began + self.config.detached_grace <= now.monotonic && self.rule(GroupRule::OrphansAreDetached) {
+            let session = self.sessions.get(&group, &member);
+            // How long it may stay away was said, and is not for its gateway to say again.
+            let is_away = session.is_some_and(|session| session.detached_until.is_some());
+            let began = session.map_or(Duration::ZERO, |session| session.began);
+            let is_new = began + self.config.detached_grace > now.monotonic;
+            if !is_away && !is_new && self.rule(GroupRule::OrphansAreDetached) {
                 let of = MemberRef { group, member, instance: None, attachment };
                 self.detach(now, &of, DetachGrace::Brief, out).expect("the attachment is the newest of a member");
             }

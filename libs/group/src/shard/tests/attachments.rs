@@ -83,6 +83,18 @@ fn a_stream_that_breaks_before_its_client_knows_its_token_leaves_the_one_before_
 }
 
 #[test]
+fn a_member_whose_gateway_has_lost_many_streams_keeps_its_time_though_no_report_names_it() {
+    let mut tested = Tested::new(vec![present("orders", 1, 2)]);
+    let a = tested.join("a", &["orders"]);
+    tested.sleep(SECOND);
+    tested.run(|shard, now, out| shard.detach(now, &a, DetachGrace::Session, out)).unwrap();
+    tested.report("gateway", &[]);
+    tested.sleep(SECOND * 14);
+    let again = tested.attach(&a).unwrap();
+    assert_eq!(tested.current(&again).assigned.len(), 2);
+}
+
+#[test]
 fn of_two_times_that_a_member_may_stay_away_the_shorter_counts() {
     let mut tested = Tested::new(vec![present("orders", 1, 2)]);
     let a = tested.join("a", &["orders"]);

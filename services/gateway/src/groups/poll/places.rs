@@ -373,7 +373,7 @@ mod tests {
         assert_eq!(told, [(partition, None)].into());
         let before = PollState { epoch: GroupEpoch(4), held: told, ..PollState::default() };
         let mut standing = Poller::new(&shard, (of, key), attached, before).standing();
-        // Its place cannot be found for now.
+        // Its place cannot be found.
         let (unknown, nothing) = ([(partition, None)].into(), BTreeMap::new());
         standing.begin(&unknown, &nothing, ReadPosition::Latest);
         assert_eq!(standing.held(&assigned), [(partition, None)].into());
