@@ -170,8 +170,10 @@ async fn what_has_not_left_by_its_deadline_is_never_written() {
         let status = outcome.unwrap().unwrap_err();
         // Without details the client gave up by itself, before the answer had travelled.
         if !status.details().is_empty() {
-            assert_eq!(ApiError::from(status.clone()).effect(), pb::Effect::None, "{status:?}");
-            told += 1;
+            let effect = ApiError::from(status.clone()).effect();
+            // A busy gateway answers before it has looked.
+            assert!(matches!(effect, pb::Effect::None | pb::Effect::Maybe), "{status:?}");
+            told += usize::from(effect == pb::Effect::None);
         }
     }
     assert!(told > 0);

@@ -95,7 +95,7 @@ async fn every_block_of_the_readme_does_what_it_says() {
     let blocks = blocks(&std::fs::read_to_string(root().join("README.md")).unwrap());
     let languages: Vec<&str> = blocks.iter().map(|block| block.language.as_str()).collect();
     // The last one is for Kubernetes: `make chart` checks what it installs.
-    let known = ["sh", "sh", "console", "sh", "console", "sh", "text", "python", "sh"];
+    let known = ["sh", "sh", "console", "sh", "console", "sh", "text", "python", "sh", "sh"];
     assert_eq!(languages, known, "this test knows these blocks");
     let (dir, data) = place();
     assert_eq!(blocks[1].text, "walser up", "the server is started by that");
@@ -108,6 +108,7 @@ async fn every_block_of_the_readme_does_what_it_says() {
     let member = "cd ../first-client && . .venv/bin/activate\npython member.py billing hello >printed &\n\
                   until grep -q works printed; do sleep 0.1; done\nkill %1\nwait %1\ncat printed";
     assert_eq!(clone.shell(member), "0 0 it works\n");
+    with_tls(&data, clone, &blocks[8].text);
     server.assert_no_panic();
 }
 
@@ -119,4 +120,15 @@ async fn a_record_of_the_cluster_in_the_readme_survives_its_leader() {
     // Where the program looks for one that nobody names.
     let cluster = Up::start(&place.path().join("clone/walser-cluster"));
     Clone::new(place.path(), &blocks[0], &cluster.server()).follow(&blocks[4]);
+}
+
+/// Follows the block that has a server with TLS.
+fn with_tls(data: &Path, clone: Clone, block: &str) {
+    let [makes, starts, writes] = block.lines().collect::<Vec<_>>()[..] else { panic!("{block}") };
+    clone.shell(makes);
+    let in_clone = format!("={}/", clone.directory.display());
+    let starts = starts.strip_prefix("walser up ").unwrap().replace('=', &in_clone);
+    let server = Server::start_with(&data.with_extension("tls"), &starts.split(' ').collect::<Vec<_>>());
+    let printed = Clone { server: server.address.clone(), ..clone }.shell(writes);
+    assert!(printed.ends_with("hello/0 @0\n"), "{printed}");
 }
