@@ -27,7 +27,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(1);
 const FIRST_MAX: Duration = Duration::from_secs(15);
 
 /// How long a controller may take to begin to answer, when there are others. It doubles each time that one does not, up to
-/// [`FIRST_MAX`]: perhaps all of them are slow.
+/// `FIRST_MAX`: perhaps all of them are slow.
 const OPEN_MIN: Duration = Duration::from_secs(1);
 
 /// How long a controller is followed that does not reach the metadata store, when there are others.
@@ -36,7 +36,7 @@ const CUT_OFF_MIN: Duration = Duration::from_secs(1);
 const CUT_OFF_MAX: Duration = Duration::from_secs(30);
 
 /// How long a controller is followed that does not reach the metadata store, and waited for that does not answer: for ever,
-/// and for [`FIRST_MAX`], where it is the only one; else longer each time, as perhaps none of them does, until one does.
+/// and for `FIRST_MAX`, where it is the only one; else longer each time, as perhaps none of them does, until one does.
 /// Clones share it.
 #[derive(Debug, Clone)]
 pub struct CutOffPatience {

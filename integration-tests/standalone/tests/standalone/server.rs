@@ -266,7 +266,7 @@ pub(crate) async fn write(client: &Client, topic: &str, partition: i32, value: i
         records: vec![record(value)],
         ..Default::default()
     };
-    let begun = Instant::now();
+    let begun = now();
     loop {
         match client.producer().produce(request.clone()).await {
             Ok(written) => return written.into_inner().positions[0].offset,
