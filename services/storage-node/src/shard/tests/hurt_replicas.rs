@@ -1,7 +1,7 @@
 //! Replicas to which something happens that the protocol does not foresee: answers that never come, work that fails, damage.
 
 use walser_model::Timestamp;
-use walser_replication::{Diverging, ReplicationSession};
+use walser_replication::{Diverging, ReplicationSession, ReplicationSessionId};
 
 use super::*;
 use crate::replication::FromPeer;
@@ -30,10 +30,9 @@ fn opened(outbox: &Outbox) -> Option<ReplicationSession> {
     outbox.to_leader(NodeId(2)).take().remove(&partition(0)).and_then(|news| news.open)
 }
 
-/// What the shard says about an elected leader whose cut may have failed at a sync.
-fn leads_or_gives_up(fails: Option<u64>) -> bool {
-    let disk = MemoryDisk::simulated(256 << 20);
-    let mut shard = shard_on(&disk);
+/// A shard that has led, with two records, and follows node 2 now; the open of that.
+fn follows_with_two_records(disk: &MemoryDisk) -> (Shard, Outbox, ReplicationSessionId) {
+    let mut shard = shard_on(disk);
     let outbox = with_outbox(&mut shard);
     install(&mut shard, 1, 1, &[1, 2, 3]);
     let _first = append(&mut shard, 0, AppendPermit::uncounted());
@@ -42,6 +41,13 @@ fn leads_or_gives_up(fails: Option<u64>) -> bool {
     turn(&mut shard);
     install(&mut shard, 2, 2, &[1, 2, 3]);
     let open = opened(&outbox).unwrap().id;
+    (shard, outbox, open)
+}
+
+/// What the shard says about an elected leader whose cut may have failed at a sync.
+fn leads_or_gives_up(fails: Option<u64>) -> bool {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let (mut shard, outbox, open) = follows_with_two_records(&disk);
     if let Some(syncs) = fails {
         disk.fail_sync_after(syncs);
     }
@@ -350,15 +356,7 @@ fn a_follower_makes_room_for_the_leaders_log_by_what_the_leader_has_deleted() {
 #[test]
 fn a_cut_that_finds_no_file_is_made_once_there_is_one() {
     let disk = MemoryDisk::simulated(256 << 20);
-    let mut shard = shard_on(&disk);
-    let outbox = with_outbox(&mut shard);
-    install(&mut shard, 1, 1, &[1, 2, 3]);
-    let _first = append(&mut shard, 0, AppendPermit::uncounted());
-    let _second = append(&mut shard, 0, AppendPermit::uncounted());
-    flush(&mut shard);
-    turn(&mut shard);
-    install(&mut shard, 2, 2, &[1, 2, 3]);
-    let open = opened(&outbox).unwrap().id;
+    let (mut shard, outbox, open) = follows_with_two_records(&disk);
     shard.queue.push(Command::CloseFiles);
     turn(&mut shard);
     disk.set_file_limit(Some(0));
