@@ -115,6 +115,8 @@ impl<W> Replica<W> {
         match self.machine {
             // It goes on for readers, until there is another one.
             Machine::Leads(_) => self.give_up(log, out),
+            // A copy that takes its place goes on in this leader epoch: nothing else would bring another one.
+            Machine::Follows(_) if self.work.is_some() => self.give_up(log, out),
             Machine::Rests | Machine::Follows(_) => {
                 self.rest(out);
                 self.give_up(log, out);
@@ -179,6 +181,9 @@ impl<W> Replica<W> {
             return;
         }
         self.work = None;
+        if self.failed {
+            self.rest(out);
+        }
         self.note_flushed(log);
         self.settle(log, out);
         self.follow(FollowerEvent::WorkDone, log, out);

@@ -357,6 +357,18 @@ fn a_copy_in_the_place_of_a_log_that_has_failed_follows_again() {
     assert!(tested.replica.failed(), "that was another copy");
     step(&mut tested, ReplicaEvent::Replaced { work });
     assert!(!tested.replica.failed(), "what has failed is not there any more");
-    let opens = install(&mut tested, partition(OTHER, 6), 62);
-    assert!(matches!(opens.last(), Some(Act::Follower(FollowerAction::Open(_)))), "{opens:?}");
+    let opens = step(&mut tested, ReplicaEvent::Broken);
+    assert!(matches!(opens.last(), Some(Act::Follower(FollowerAction::Open(_)))), "in this leader epoch: {opens:?}");
+}
+
+#[test]
+fn a_log_that_fails_before_a_copy_comes_to_nothing_follows_nobody() {
+    let mut tested = told(OTHER);
+    let opens = install(&mut tested, partition(OTHER, 5), 61);
+    let Some(Act::Follower(FollowerAction::Open(open))) = opens.last() else { panic!("{opens:?}") };
+    let copies = step(&mut tested, ReplicaEvent::CopyOffered { leader_epoch: LeaderEpoch(5), open: open.id });
+    let [Act::Copy { work }] = copies[..] else { panic!("{copies:?}") };
+    step(&mut tested, ReplicaEvent::LogFailed);
+    assert_eq!(step(&mut tested, ReplicaEvent::WorkDone { work }), [Act::Rest], "no copy has come");
+    assert_eq!(step(&mut tested, ReplicaEvent::Broken), []);
 }
