@@ -107,6 +107,8 @@ pub(crate) struct Weights {
     pub(crate) power_loss: usize,
     /// Whether controllers begin more than repairs on their own.
     pub(crate) policies: bool,
+    /// Of a thousand chances, how often an operator takes the lead from somebody who is there, for one that is eligible.
+    pub(crate) operator_elects: usize,
     /// Most partitions of one transaction.
     pub(crate) partitions_max: usize,
     /// What becomes of a partition without anybody who has everything.
@@ -182,6 +184,7 @@ impl Weights {
             policies: true,
             partitions_max: random.one_of(&[1, 2, MERGED_PARTITIONS_MAX]),
             recovery: random.one_of(&[Recovery::Balanced, Recovery::Balanced, Recovery::Proactive]),
+            operator_elects: if steady { 0 } else { random.one_of(&[0, 0, 50]) },
         }
     }
 
@@ -217,6 +220,7 @@ impl Weights {
             policies: false,
             partitions_max: MERGED_PARTITIONS_MAX,
             recovery: Recovery::Balanced,
+            operator_elects: 0,
         }
     }
 

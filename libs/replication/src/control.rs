@@ -25,8 +25,8 @@ use crate::{NodeSet, PartitionState};
 
 pub use create::{create, delete};
 pub use elect::{
-    Candidate, Lack, Recovery, elect_declared_lost, elect_named, elect_preferred, elect_unclean, lead_again,
-    leave_lead, recovery_candidates, step_down,
+    Candidate, Lack, Recovery, elect_declared_lost, elect_eligible, elect_named, elect_preferred, elect_unclean,
+    lead_again, leave_lead, recovery_candidates, step_down,
 };
 pub use isr::{Refusal, alter_isr, change_min_isr, give_up_records, renew_epoch};
 pub use members::{
@@ -68,6 +68,9 @@ pub struct DecisionContext {
     /// Those of them whose data directory has failed: it is gone, or the disk refuses everything. They do not count where
     /// another node in service has everything. Advice, too.
     pub failed: NodeSet,
+    /// Nodes that have not been heard for a moment, though they are not fenced yet: nobody hands a lead to them that another
+    /// node can have. Advice, too.
+    pub silent: NodeSet,
     /// The start of the controller that decides.
     pub start: ControllerStart,
 }
@@ -147,7 +150,8 @@ impl DecisionContext {
 
     /// Whether a node is one to lead, where others could, too.
     fn leads(&self, node: NodeId) -> bool {
-        self.usable(node) && self.node(node).is_some_and(|found| !found.drained) && !self.unwritable.contains(node)
+        let able = self.usable(node) && !self.unwritable.contains(node) && !self.silent.contains(node);
+        able && self.node(node).is_some_and(|found| !found.drained)
     }
 
     /// Another node in service that is known to have everything of a partition.

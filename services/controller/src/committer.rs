@@ -48,38 +48,52 @@ pub(crate) struct Committer {
     pub(crate) store: Arc<dyn Metastore>,
     pub(crate) views: Views,
     pub(crate) lead: ControllerLead,
-    pub(crate) unwritable: Unwritable,
+    pub(crate) advice: Advice,
     start: ControllerStart,
 }
 
-/// Nodes that cannot write at present, as they have said with their last beat. Clones share it.
+/// What is known of nodes at present beside the metadata. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Unwritable(Arc<Mutex<UnwritableNodes>>);
+pub(crate) struct Advice(Arc<Mutex<Advised>>);
 
 #[derive(Debug, Default)]
-struct UnwritableNodes {
-    /// For any reason.
-    all: NodeSet,
-    /// Their data directory has failed.
+struct Advised {
+    /// Nodes that cannot write, as they have said with their last beat, for any reason.
+    unwritable: NodeSet,
+    /// Those whose data directory has failed.
     failed: NodeSet,
+    /// Nodes that have not been heard for a moment.
+    silent: NodeSet,
 }
 
-impl Unwritable {
+impl Advice {
     /// Notes what a node has said of its disk. True: whether its directory has failed is another than before.
-    pub(crate) fn note(&self, node: NodeId, full: bool, failed: bool) -> bool {
+    pub(crate) fn note_disk(&self, node: NodeId, full: bool, failed: bool) -> bool {
         let set = |nodes: &mut NodeSet, contains: bool| match contains {
             true => nodes.insert(node),
             false => nodes.remove(node),
         };
         let mut known = self.0.lock();
-        set(&mut known.all, full || failed);
+        set(&mut known.unwritable, full || failed);
         set(&mut known.failed, failed)
+    }
+
+    /// Notes who has not been heard for a moment.
+    pub(crate) fn note_silent(&self, silent: NodeSet) {
+        self.0.lock().silent = silent;
+    }
+
+    fn add_to(&self, context: &mut DecisionContext) {
+        let known = self.0.lock();
+        context.unwritable.clone_from(&known.unwritable);
+        context.failed.clone_from(&known.failed);
+        context.silent.clone_from(&known.silent);
     }
 }
 
 impl Committer {
     pub(crate) fn new(store: Arc<dyn Metastore>, views: Views, lead: ControllerLead, start: ControllerStart) -> Self {
-        Self { store, views, lead, unwritable: Unwritable::default(), start }
+        Self { store, views, lead, advice: Advice::default(), start }
     }
 
     /// The view, and what decisions on it are taken on.
@@ -90,10 +104,7 @@ impl Committer {
         let epoch = self.lead.epoch()?;
         let view = self.views.load();
         let mut context = view.metadata.decision_context(epoch);
-        {
-            let unwritable = self.unwritable.0.lock();
-            (context.unwritable, context.failed) = (unwritable.all.clone(), unwritable.failed.clone());
-        }
+        self.advice.add_to(&mut context);
         context.start = self.start;
         Ok((view, context))
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use walser_metastore::Revision;
 use walser_model::{NodeId, Timestamp, TopicId, TopicPartition};
+use walser_replication::NodeSet;
 use walser_replication::control::Candidate;
 use walser_rpc::ApiError;
 
@@ -114,6 +115,17 @@ impl<S: Clone> Sessions<S> {
             |node: &NodeId, epoch: Revision| inner.by_node.get(node).is_some_and(|session| session.node_epoch == epoch);
         let gone = gone.map(|(node, (node_epoch, _))| (*node, *node_epoch));
         gone.filter(|(node, node_epoch)| current(node, *node_epoch)).collect()
+    }
+
+    /// Nodes that were not heard within `recent`, or whose connection has broken since.
+    pub(crate) fn out_of_sight(&self, now: Duration, recent: Duration) -> NodeSet {
+        let inner = self.inner.lock();
+        let lost = |node: &NodeId, epoch| inner.lost.get(node).is_some_and(|(lost, _)| *lost == epoch);
+        let unseen = inner
+            .by_node
+            .iter()
+            .filter(|(node, session)| session.is_silent(now, recent) || lost(node, session.node_epoch));
+        unseen.map(|(node, _)| *node).collect()
     }
 
     pub(crate) fn get(&self, node: NodeId) -> Option<Session<S>> {
@@ -304,6 +316,21 @@ mod tests {
         assert_eq!(lost(2_700), [], "it has come back");
         sessions.lose(NodeId(1), 6, millis(2_600));
         assert_eq!(lost(3_190), [], "that was an earlier incarnation");
+    }
+
+    #[test]
+    fn a_node_is_out_of_sight_once_its_connection_breaks_or_it_misses_beats() {
+        let sessions = Sessions::<()>::default();
+        let second = Duration::from_secs(1);
+        let beat = |node, heard| sessions.beat(NodeId(node), Session { node_epoch: 7, heard, ..Session::default() });
+        (1..=3).for_each(|node| beat(node, second));
+        sessions.lose(NodeId(1), 7, second);
+        sessions.lose(NodeId(2), 6, second);
+        let unseen = |now| sessions.out_of_sight(now, second).iter().map(|node| node.0).collect::<Vec<_>>();
+        assert_eq!(unseen(second), [1], "that of node 2 is one of an earlier incarnation");
+        assert_eq!(unseen(3 * second), [1, 2, 3]);
+        beat(1, 3 * second);
+        assert_eq!(unseen(3 * second), [2, 3]);
     }
 
     #[test]

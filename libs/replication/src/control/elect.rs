@@ -135,6 +135,26 @@ pub fn elect_named<P: Clone>(
     Some(Decision::of_partition(context, record, state, [node]))
 }
 
+/// Has an eligible node lead although a leader is there: where that one reaches none of its followers, writes wait for
+/// somebody who does. While nodes are eligible, nothing is committed without them (rule R19), so this loses no more than if
+/// the leader had been fenced. `None`: it is not eligible, not in service, drained or cannot write, it leads already, or
+/// nobody does.
+pub fn elect_eligible<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    node: NodeId,
+) -> Option<Decision<P>> {
+    let led = record.state.leader.is_some_and(|leader| leader != node);
+    if !led || !record.state.elr.contains(node) || !context.leads(node) {
+        return None;
+    }
+    let mut state = record.state.clone();
+    // Those in sync are eligible from then on.
+    state.set_isr(NodeSet::EMPTY);
+    lead_of_eligible(context, &mut state, node);
+    Some(Decision::of_partition(context, record, state, [node]))
+}
+
 /// Elects without proof although somebody who is known to have everything may come back: an operator has declared all of
 /// those lost. Of the others the one that has most leads, or a `named` one. `None`: one of them is in service and is about
 /// to lead, the partition has a leader, no candidate can lead, or a replica in service has not said yet what it has.

@@ -376,7 +376,7 @@ impl Controller {
         }
         let (stats, stopping) = (beat.stats.unwrap_or_default(), beat.stopping);
         let (full, failed) = (stats.disks.iter().any(|disk| disk.full), stats.disks.iter().any(|disk| disk.failed));
-        if self.nodes.committer().unwritable.note(node, full, failed) {
+        if self.nodes.committer().advice.note_disk(node, full, failed) {
             self.bell.ring_for_all();
         }
         let metadata_version = version;

@@ -19,7 +19,8 @@ const FENCE_CHECK: Duration = Duration::from_millis(100);
 /// A node whose connection has broken, and that is not heard for this long then, is fenced before its session is over. A
 /// node that lives is back earlier.
 const LOST_GRACE: Duration = Duration::from_millis(500);
-/// A node counts as heard for so many beats, when it is asked whether the controller itself is cut off.
+/// A node counts as heard for so many beats: when it is asked whether the controller itself is cut off, and for who is to
+/// lead.
 const BEATS_RECENT: u32 = 3;
 
 impl<S: Clone + Default + Send + 'static> Duties<S> {
@@ -40,6 +41,8 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 self.hear_all(now);
                 led = leads;
             }
+            let recent = BEATS_RECENT * self.config.beat;
+            self.nodes.committer().advice.note_silent(self.sessions.out_of_sight(now, recent));
             if leads > 0 && self.nodes.committer().lead.is_sure() {
                 self.fence_lost(now).await;
                 self.fence_one_silent(now, leads, &mut rule).await;

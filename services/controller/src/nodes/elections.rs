@@ -130,6 +130,23 @@ fn no_replica(node: NodeId, state: &PartitionState) -> ApiError {
     ApiError::field("node_id", text)
 }
 
+/// Why a node does not get the lead from one that is there.
+fn why_not(context: &DecisionContext, wanted: NodeId) -> String {
+    if context.node(wanted).is_some_and(|found| found.drained) {
+        return format!("is drained (`walser node uncordon {wanted}` ends that)");
+    }
+    let why = if !context.alive(wanted) {
+        "is not in service"
+    } else if context.silent.contains(wanted) {
+        "has not been heard for a moment; it may have stopped"
+    } else if context.unwritable.contains(wanted) {
+        "cannot write at present: its disk is full or not there"
+    } else {
+        "is not in sync"
+    };
+    why.to_owned()
+}
+
 impl Wish {
     /// What it asks of a partition. `lack`: what its leader does not have.
     fn step(
@@ -189,15 +206,11 @@ impl Wish {
         if leader == wanted {
             return Step::Over(Ok(Some(leader)));
         }
-        match control::elect_named(context, &found.record, wanted) {
+        let named = || self.node.and_then(|node| control::elect_eligible(context, &found.record, node));
+        match control::elect_named(context, &found.record, wanted).or_else(named) {
             Some(decision) => Step::Elect(decision),
             None => {
-                let drained = context.node(wanted).is_some_and(|found| found.drained);
-                let why = match (drained, context.unwritable.contains(wanted)) {
-                    (true, _) => format!("is drained (`walser node uncordon {wanted}` ends that)"),
-                    (false, true) => "cannot write at present: its disk is full or not there".to_owned(),
-                    (false, false) => "is not in sync or not in service".to_owned(),
-                };
+                let why = why_not(context, wanted);
                 let text = format!("node {wanted} {why}; node {leader} goes on to lead");
                 Step::Over(Err(unavailable(Reason::EligibleLeadersNotAvailable, id, text)))
             }
@@ -396,79 +409,4 @@ impl Nodes {
 }
 
 #[cfg(test)]
-mod tests {
-    use walser_metadata::value::UnknownFields;
-    use walser_model::{LeaderEpoch, Offset, PartitionIndex, TopicId};
-    use walser_replication::control::{NodeRecord, PartitionRecord, Write};
-
-    use super::*;
-
-    fn context() -> DecisionContext {
-        let node =
-            |epoch| NodeRecord { epoch, live_revision: epoch, fenced: false, shutting_down: false, drained: false };
-        let nodes = (1..=3).map(|number| (NodeId(number), node(10 + i64::from(number)))).collect();
-        DecisionContext { controller_epoch: 1, revision: 50, nodes, ..DecisionContext::default() }
-    }
-
-    /// Led by node 1, which alone is in sync, in leader epoch 8.
-    fn led() -> PartitionEntry {
-        let replicas = (1..=3).map(NodeId).collect();
-        let (isr, leader_epoch) = (std::iter::once(NodeId(1)).collect(), LeaderEpoch(8));
-        let state = PartitionState { isr, leader_epoch, ..PartitionState::new(replicas, 1) };
-        let key = TopicPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(0));
-        PartitionEntry { record: PartitionRecord { key, state, epoch: 30 }, unknown: UnknownFields::default() }
-    }
-
-    /// Node 1 has begun to lead in epoch 8, at 60; node 2 has seen that everything below 100 was committed.
-    fn offers() -> [Candidate; 3] {
-        [(1, 8, 60), (2, 7, 100), (3, 7, 60)].map(|(number, epoch, end)| Candidate {
-            last_epoch: LeaderEpoch(epoch),
-            record_epoch: LeaderEpoch(7),
-            log_end: Offset(end),
-            intact: true,
-            node: NodeId(number),
-            node_epoch: 10 + i64::from(number),
-            partition_epoch: 30,
-        })
-    }
-
-    fn step(node: Option<i32>, found: &PartitionEntry, lack: Option<Lack>) -> Step {
-        Wish { node: node.map(NodeId), unclean: true }.step(&context(), found, (&offers(), lack))
-    }
-
-    fn written(decision: &Decision<TopicPartition>) -> &PartitionState {
-        let [Write::Partition(_, state)] = &decision.writes[..] else { panic!("{decision:?}") };
-        state
-    }
-
-    #[test]
-    fn whose_records_stay_is_said_where_two_logs_contradict_each_other() {
-        let lack = Some(Lack::Committed(NodeId(2)));
-        let Step::Over(Err(unnamed)) = step(None, &led(), lack) else { panic!("whoever has led later would win") };
-        assert!(unnamed.to_string().contains("`--node 2` or `--node 1`"), "{unnamed}");
-        for named in [1, 2] {
-            let Step::Depose(decision) = step(Some(named), &led(), lack) else { panic!("node {named} is named") };
-            let mut stepped = led();
-            stepped.record.state = written(&decision).clone();
-            let Step::Elect(decision) = step(Some(named), &stepped, None) else { panic!("it has said what it has") };
-            assert_eq!(written(&decision).leader, Some(NodeId(named)));
-        }
-    }
-
-    #[test]
-    fn a_leader_steps_down_for_whoever_can_lead_in_its_place() {
-        let lack = Some(Lack::Damaged);
-        assert!(matches!(step(None, &led(), lack), Step::Depose(_)));
-        assert!(matches!(step(Some(3), &led(), lack), Step::Depose(_)));
-        assert!(matches!(step(Some(1), &led(), lack), Step::Over(Ok(Some(NodeId(1))))), "it leads already");
-        assert!(matches!(step(None, &led(), None), Step::Over(Err(_))), "nothing is known to be lacking");
-        assert!(matches!(step(Some(2), &led(), None), Step::Over(Err(_))));
-        let mut gone = led();
-        (gone.record.state.leader, gone.record.state.isr) = (None, walser_replication::NodeSet::EMPTY);
-        let contradicted = Some(Lack::Committed(NodeId(2)));
-        assert!(matches!(step(None, &gone, contradicted), Step::Over(Err(_))), "also when the leader is gone");
-        assert!(matches!(step(Some(2), &gone, contradicted), Step::Elect(_)));
-        let Step::Over(Err(stranger)) = step(Some(7), &led(), lack) else { panic!("it has no replica") };
-        assert!(stranger.to_string().contains("nodes 1, 2, 3 have"), "{stranger}");
-    }
-}
+mod tests;

@@ -70,7 +70,8 @@ pub(crate) struct PartitionElectArgs {
     pub(crate) topic: String,
     /// Partition, from 0; without it, all of the topic
     pub(crate) partition: Option<i32>,
-    /// Node that is to lead; without it, the first replica
+    /// Node that is to lead; without it, the first replica. While too few
+    /// replicas are in sync, also one that has everything but is not in sync
     #[arg(long, value_name = "ID")]
     pub(crate) node: Option<i32>,
     /// Where nobody leads, or the leader's log is damaged: whoever has most,

@@ -2,7 +2,7 @@
 
 use walser_model::NodeId;
 use walser_replication::control::{
-    Candidate, Decision, ReplicaIntegrity, can_stop, drain, elect_preferred, fence, shut_down,
+    Candidate, Decision, ReplicaIntegrity, can_stop, drain, elect_eligible, elect_preferred, fence, shut_down,
 };
 
 use walser_replication::ReplicaOffer;
@@ -42,6 +42,12 @@ impl World {
                 }
             }
             6 if self.weights.policies && self.random.chance(50) => shut_down(view, id(node)),
+            6 if self.weights.operator_elects > 0
+                && let Some(decision) = known.and_then(|known| elect_eligible(view, known, id(node)))
+                && self.random.chance(self.weights.operator_elects) =>
+            {
+                Some(decision)
+            }
             // An operator says that it never comes back.
             6 if let Some((dead, known)) = self.dead.zip(known)
                 && known.state.leader.is_none()

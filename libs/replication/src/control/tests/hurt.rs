@@ -277,3 +277,36 @@ fn a_node_whose_directory_has_failed_goes_on_where_no_other_one_in_service_has_e
     context.failed = ids(&[3]);
     assert_eq!(written(reconcile(&context, &under, 2).unwrap()).leader, Some(NodeId(2)));
 }
+
+#[test]
+fn a_node_that_is_not_heard_gets_no_lead_that_another_one_can_have() {
+    let mut context = context();
+    context.silent = ids(&[2]);
+    fenced(&mut context, 1);
+    let state = written(reconcile(&context, &record(&[1, 2, 3], &[1, 2, 3], 2), 2).unwrap());
+    assert_eq!(state.leader, Some(NodeId(3)));
+    let state = written(reconcile(&context, &record(&[1, 2, 3], &[1, 2], 2), 2).unwrap());
+    assert_eq!(state.leader, Some(NodeId(2)), "better than nobody: it may be there");
+    let led = record(&[2, 1, 3], &[2, 3], 2);
+    let led = PartitionRecord { state: PartitionState { leader: Some(NodeId(3)), ..led.state }, ..led };
+    assert_eq!(elect_preferred(&context, &led), None, "nor does one go back to it");
+}
+
+/// Node 1 leads and reaches nobody; nodes 2 and 3 have everything that was committed.
+#[test]
+fn an_operator_may_name_an_eligible_node_while_a_leader_is_there() {
+    let context = context();
+    let mut cut_off = record(&[1, 2, 3], &[1], 2);
+    cut_off.state.elr = ids(&[2, 3]);
+    let state = written(elect_eligible(&context, &cut_off, NodeId(3)).unwrap());
+    assert_eq!((state.leader, state.leader_epoch), (Some(NodeId(3)), LeaderEpoch(8)));
+    assert_eq!((&state.isr, &state.elr), (&ids(&[3]), &ids(&[1, 2])), "who was in sync has everything, too");
+    assert_eq!(elect_eligible(&context, &cut_off, NodeId(1)), None, "it leads already");
+    let mut silent = context.clone();
+    silent.silent = ids(&[2]);
+    assert_eq!(elect_eligible(&silent, &cut_off, NodeId(2)), None);
+    cut_off.state.elr = ids(&[3]);
+    assert_eq!(elect_eligible(&context, &cut_off, NodeId(2)), None, "it need not have everything");
+    cut_off.state.leader = None;
+    assert_eq!(elect_eligible(&context, &cut_off, NodeId(3)), None, "nobody is there: it leads by itself");
+}
