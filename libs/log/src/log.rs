@@ -3,6 +3,7 @@
 //! is in the modules below.
 
 mod append;
+mod closing;
 mod compaction;
 mod damage;
 mod findings;
@@ -34,7 +35,6 @@ use crate::generation::Generation;
 use crate::log_state::LogState;
 use crate::producers::Producers;
 use crate::reader::LogReader;
-use crate::removal::remove_marked;
 use crate::segment::Segment;
 use crate::snapshots::{self, Snapshots};
 
@@ -125,6 +125,8 @@ pub struct Log {
     state: Arc<LogState>,
     checkpoint: Arc<Mutex<Checkpoint>>,
     slot: Slot,
+    /// The slot is still this log's: it is given back with the marks when the log is dropped.
+    claimed: bool,
     marks: Marks,
     /// `None` while the log rests; then the snapshot at the log end has them.
     producers: Option<Producers>,
@@ -434,53 +436,8 @@ impl Log {
         size_of::<Self>() + size_of::<LogState>() + segments.len() * (size_of::<Segment>() + 128) + indexes + producers
     }
 
-    /// Closes every file that nothing is in flight for, and returns how many. The next append or read opens them again.
-    /// Never waits for the disk.
-    pub fn close_files(&mut self) -> usize {
-        let before = self.open_files();
-        let busy = self.flushing.pending() || self.extension_running();
-        if !busy && let Some(active) = self.active.take() {
-            // Given back by whoever stops the log.
-            self.zeros_behind_end |= active.has_space_ahead();
-        }
-        for segment in self.state.segments().iter().rev().skip(usize::from(busy)) {
-            segment.close_at_once();
-        }
-        before - self.open_files()
-    }
-
-    /// Files that are open for this partition.
-    pub fn open_files(&self) -> usize {
-        self.state.segments().iter().filter(|segment| segment.open()).count()
-    }
-
-    /// Closes the log: its marks are there for the next opening in this process.
-    pub fn close(self) {
-        let Self { checkpoint, partition, slot, marks, .. } = self;
-        checkpoint.lock().unclaim(partition, slot, Some(marks));
-    }
-
     /// The directory of this partition.
     pub fn dir(&self) -> &Path {
         self.names.path()
-    }
-
-    /// Removes the partition's directory and gives its marks back.
-    ///
-    /// # Errors
-    /// I/O errors; calling again continues.
-    pub fn remove(mut self) -> io::Result<()> {
-        self.active.iter().for_each(|active| active.segment().release_idle());
-        let known = (self.partition, &self.marks);
-        match remove_marked(&self.checkpoint, self.names.path(), &mut self.slot, known) {
-            Ok(()) => {
-                self.checkpoint.lock().free(self.slot);
-                Ok(())
-            }
-            Err(error) => {
-                self.close();
-                Err(error)
-            }
-        }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct CopyPace {
 pub(crate) struct Piece {
     begun: Duration,
     written_bytes: u64,
+    /// It has not waited, and nobody waits for it.
+    hurried: bool,
 }
 
 // === impl CopyPace ===
@@ -64,7 +66,11 @@ impl CopyPace {
 
     /// A piece that is read at once.
     pub(crate) fn hurry(&self) -> Piece {
-        Piece { begun: self.clock.monotonic(), written_bytes: self.metrics.written_bytes() }
+        self.piece(true)
+    }
+
+    fn piece(&self, hurried: bool) -> Piece {
+        Piece { begun: self.clock.monotonic(), written_bytes: self.metrics.written_bytes(), hurried }
     }
 
     /// Waits until a piece may be read.
@@ -72,14 +78,18 @@ impl CopyPace {
         loop {
             let (now, next) = (self.clock.monotonic(), *self.next.lock());
             if now >= next {
-                return self.hurry();
+                return self.piece(false);
             }
             tokio::time::sleep(next - now).await;
         }
     }
 
-    /// A piece has left: others have their time now.
+    /// A piece has left: others have their time now. Behind one that has not waited nobody waits either: pieces that do not
+    /// wait for each other's pauses would add them up without a bound.
     pub(crate) fn end(&self, piece: &Piece) {
+        if piece.hurried {
+            return;
+        }
         let now = self.clock.monotonic();
         let written = self.metrics.written_bytes() != piece.written_bytes;
         let mut next = self.next.lock();
@@ -102,6 +112,20 @@ mod tests {
         assert_eq!(pause(millis(3), true), millis(12));
         assert_eq!(pause(millis(3), false), Duration::ZERO);
         assert_eq!(pause(millis(400), true), PAUSE_MAX, "a slow follower is not made slower still");
+    }
+
+    #[test]
+    fn pieces_that_do_not_wait_hold_up_nobody() {
+        let metrics = StorageMetrics::new(&walser_service::Metrics::default());
+        let pace = CopyPace::new(Arc::new(walser_model::SystemClock::start()), metrics.clone());
+        let (hurried, paced) = (pace.hurry(), pace.piece(false));
+        metrics.replicated(1);
+        for _ in 0..1_000 {
+            pace.end(&hurried);
+        }
+        assert_eq!(*pace.next.lock(), Duration::ZERO);
+        pace.end(&paced);
+        assert!(*pace.next.lock() > Duration::ZERO, "records were written while it left");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is cut from a log and may be wanted again: it is kept in a file beside the log, until somebody removes that.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use walser_model::Offset;
 
@@ -31,9 +31,18 @@ impl Log {
     /// stays: what was killed between that and the cut has left it, and may have removed some of what it has. One that has
     /// all of it is enough.
     pub(super) fn keep_tail(&self, from: &LogPosition, stem: &str) -> io::Result<Kept> {
+        let unfinished = self.names.path().join(format!("{stem}.bytes.tmp"));
+        let kept = self.write_tail(from, stem, &unfinished);
+        if kept.is_err() {
+            // Others need the space until it is tried again.
+            let _ = self.names.disk().remove_file(&unfinished);
+        }
+        kept
+    }
+
+    fn write_tail(&self, from: &LogPosition, stem: &str, unfinished: &Path) -> io::Result<Kept> {
         let (disk, dir) = (self.names.disk(), self.names.path());
-        let unfinished = dir.join(format!("{stem}.bytes.tmp"));
-        let file = disk.open(&unfinished, Open::Write)?;
+        let file = disk.open(unfinished, Open::Write)?;
         file.set_len(0)?;
         let segments = self.state.segments().clone();
         let mut kept = Kept { path: dir.join(format!("{stem}.bytes")), bytes: 0, cut: 0 };
@@ -52,7 +61,7 @@ impl Log {
         let (mut number, mut found) = (1, open_if_any(&**disk, &kept.path)?);
         while let Some(other) = found {
             if begins_with(&*other, &*file, kept.bytes)? {
-                disk.remove_file(&unfinished)?;
+                disk.remove_file(unfinished)?;
                 self.names.sync()?;
                 return Ok(kept);
             }
@@ -60,7 +69,7 @@ impl Log {
             kept.path = dir.join(format!("{stem}.{number}.bytes"));
             found = open_if_any(&**disk, &kept.path)?;
         }
-        disk.rename(&unfinished, &kept.path)?;
+        disk.rename(unfinished, &kept.path)?;
         self.names.sync()?;
         Ok(kept)
     }

@@ -29,6 +29,17 @@ use crate::recovery_scan::{LogPosition, RecoveryScan};
 use crate::segment::Segment;
 use crate::snapshots::{self, Snapshots};
 
+/// What is found of a log before it is read.
+struct Found {
+    /// The leader epochs are to be found again, from here on.
+    rebuilt_from: Option<Offset>,
+    snapshots: Vec<Offset>,
+    /// The checkpoint has marks of it.
+    marked: bool,
+    damaged_epochs: bool,
+    unmarked: bool,
+}
+
 impl Log {
     /// Opens the log of a partition in `dir`, or describes an empty one: files appear at the first append.
     ///
@@ -42,12 +53,21 @@ impl Log {
         checkpoint: Arc<Mutex<Checkpoint>>,
         now: Timestamp,
     ) -> Result<(Self, Recovery), LogError> {
-        let claimed = checkpoint.lock().claim(partition);
-        let opened = Self::open_claimed(disk, dir, (partition, claimed), config, Arc::clone(&checkpoint), now);
-        if opened.is_err() {
-            checkpoint.lock().unclaim(partition, claimed.0, claimed.1);
+        let (slot, marks) = checkpoint.lock().claim(partition);
+        let claimed = (partition, (slot, marks));
+        match Self::open_claimed(disk, dir, claimed, config, Arc::clone(&checkpoint), now) {
+            Ok((mut log, found)) => match log.complete(found) {
+                Ok(recovery) => Ok((log, recovery)),
+                Err(error) => {
+                    log.give_back(marks);
+                    Err(error)
+                }
+            },
+            Err(error) => {
+                checkpoint.lock().unclaim(partition, slot, marks);
+                Err(error)
+            }
         }
-        opened
     }
 
     fn open_claimed(
@@ -57,7 +77,7 @@ impl Log {
         config: LogConfig,
         checkpoint: Arc<Mutex<Checkpoint>>,
         now: Timestamp,
-    ) -> Result<(Self, Recovery), LogError> {
+    ) -> Result<(Self, Found), LogError> {
         let (marked, marks) = (marks.is_some(), marks.unwrap_or_default());
         let mut listing = list(&disk, &dir)?;
         listing.remove_spanned(&*disk, &dir, &marks)?;
@@ -83,7 +103,7 @@ impl Log {
         let state = LogState::new(segments, epochs.unwrap_or_default(), log_start, first);
         let names = Arc::new(DirectoryNames::new(disk, &dir));
         let begun = checkpoint.lock().syncs().0;
-        let mut log = Self {
+        let log = Self {
             partition,
             snapshots: Snapshots::new(Arc::clone(&names), marks.recovery_point, begun),
             names,
@@ -91,6 +111,7 @@ impl Log {
             state: Arc::new(state),
             checkpoint,
             slot,
+            claimed: true,
             marks,
             producers: None,
             active: None,
@@ -107,18 +128,25 @@ impl Log {
             #[cfg(feature = "faults")]
             faults: crate::faults::LogFaults::NONE,
         };
-        let rebuilt_from = rebuild_epochs.then_some(first);
-        let mut recovery = log.resume_or_recover(rebuilt_from, &snapshots, marked)?;
-        if log.marks.high_watermark > log.log_end() {
+        Ok((log, Found { rebuilt_from: rebuild_epochs.then_some(first), snapshots, marked, damaged_epochs, unmarked }))
+    }
+
+    /// Reads what has to be read, and brings in order what is found.
+    fn complete(&mut self, found: Found) -> Result<Recovery, LogError> {
+        let Found { rebuilt_from, snapshots, marked, damaged_epochs, unmarked } = found;
+        let mut recovery = self.resume_or_recover(rebuilt_from, &snapshots, marked)?;
+        if self.marks.high_watermark > self.log_end() {
             // Written at once: records may come that nobody has committed.
-            log.marks.high_watermark = log.log_end();
-            log.write_marks()?;
+            self.marks.high_watermark = self.log_end();
+            self.write_marks()?;
         }
-        compacted_file.then(|| log.take_compacted()).transpose()?;
-        log.take_up_damage(&mut recovery)?;
-        log.renew_names()?;
-        log.state.segments().iter().for_each(|segment| segment.close());
-        Ok((log, Recovery { rebuilt_epochs: rebuild_epochs, damaged_epochs, unmarked, ..recovery }))
+        if self.compacted_file {
+            self.take_compacted()?;
+        }
+        self.take_up_damage(&mut recovery)?;
+        self.renew_names()?;
+        self.state.segments().iter().for_each(|segment| segment.close());
+        Ok(Recovery { rebuilt_epochs: rebuilt_from.is_some(), damaged_epochs, unmarked, ..recovery })
     }
 
     /// Goes on where a clean stop has left the log, or reads what a kill may have left unfinished: all of it from

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use walser_log::{AppendError, Checkpoint, Disk as _, LogConfig, MemoryDisk, Open, PowerLoss, ReadError};
+use walser_log::{AppendError, Checkpoint, Disk as _, Log, LogConfig, MemoryDisk, Open, PowerLoss, ReadError};
 use walser_model::Offset;
 
-use crate::site::{Site, config, values};
+use crate::site::{Site, config, partition, values};
 
 fn aged() -> LogConfig {
     LogConfig { segment_age: Duration::from_secs(1), retention: None, ..config() }
@@ -368,4 +368,18 @@ fn a_flush_and_a_deletion_do_not_meet_in_one_temporary_file() {
         assert!(outcome.error().is_none(), "round {round}: {:?}", outcome.error());
         site.log.finish_flush(&outcome).unwrap();
     }
+}
+
+#[test]
+fn a_log_that_is_dropped_is_opened_again_with_its_marks() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    site.append_flushed(10, (3, 100));
+    site.log.note_high_watermark(Offset(30), site.epoch);
+    let Site { directory, log, .. } = site;
+    drop(log);
+    let dir = directory.partition_dir(partition());
+    let (log, found) = Log::open(directory.disk(), dir, partition(), config(), directory.checkpoint(), 0).unwrap();
+    assert_eq!((log.high_watermark().0, log.durable(), found.unmarked), (Offset(30), Offset(30), false));
+    drop(log);
+    assert_eq!(directory.checkpoint().lock().unclaimed().count(), 1, "there is one slot of it");
 }

@@ -227,17 +227,25 @@ impl Links {
         let pace = &self.engine.copy_pace;
         let is_overtaken = || replica.reader.retained() > log_start;
         let mut hurries = pace.was_overtaken(partition);
-        loop {
+        let mut ended = false;
+        while !ended {
             hurries |= is_overtaken();
-            let piece = if hurries { pace.hurry() } else { pace.begin().await };
-            let mut goes_on = true;
+            let piece = if hurries {
+                pace.hurry()
+            } else {
+                tokio::select! {
+                    piece = pace.begin() => piece,
+                    // The follower has given the copy up.
+                    () = answers.closed() => return Ok(()),
+                }
+            };
             for _ in 0..PIECE_MESSAGES {
                 let read = self.read_to_copy(partition, &replica, (next, below)).await;
                 let Slice { batches, next_offset } = read.inspect_err(|_| pace.ended(partition, is_overtaken()))?;
                 if !replica.serving() || replica.epoch() != epoch {
                     return Err(not_leader(self.node));
                 }
-                let ended = batches.is_empty();
+                ended = batches.is_empty();
                 next = next_offset;
                 let producers = if ended { producers.clone() } else { Bytes::new() };
                 let answer = pbi::CopyLogResponse {
@@ -249,17 +257,18 @@ impl Links {
                 };
                 // Nothing of the log is compacted while it is pinned.
                 let sent = tokio::time::timeout(TAKEN_MAX, answers.send(Ok(answer))).await;
-                goes_on = sent.map_err(|_| stalled())?.is_ok() && !ended;
-                if !goes_on {
+                if sent.map_err(|_| stalled())?.is_err() {
+                    // Given up as well: how it would have ended is not known.
+                    return Ok(());
+                }
+                if ended {
                     break;
                 }
             }
             pace.end(&piece);
-            if !goes_on {
-                pace.ended(partition, false);
-                return Ok(());
-            }
         }
+        pace.ended(partition, false);
+        Ok(())
     }
 
     async fn read_to_copy(

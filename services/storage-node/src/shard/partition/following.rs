@@ -52,6 +52,8 @@ pub(super) struct Following {
     errand: Option<Errand>,
     /// It could not be done, and is tried again at this time.
     errand_at: Duration,
+    /// That was told.
+    errand_told: bool,
     /// The leader has deleted what lies below. Exclusive.
     trim: Option<Offset>,
     /// It could not be deleted, and is tried again at this time.
@@ -307,7 +309,8 @@ impl Partition {
                 %partition, %from, %to, bytes = kept.cut, kept = kept.bytes, kept_in = %kept.path.display(),
                 "the leader does not have records that were taken for committed: they are cut, and kept in a file"
             ),
-            _ => tracing::info!(%partition, %from, %to, "the leader does not have what is cut"),
+            Ok(None) => tracing::info!(%partition, %from, %to, "the leader does not have what is cut"),
+            Err(_) => {}
         }
         let metadata = self.cut_ended(work, to, outcome.map(drop), context);
         metadata.map_or(Ok(self), Err)
@@ -362,6 +365,7 @@ impl Partition {
         let error = match outcome {
             // One that has met damage while it led opens as what it is, and gets a copy.
             Ok(()) | Err(LogError::Corrupt { .. }) => {
+                self.following.errand_told = false;
                 self.step(ReplicaEvent::WorkDone { work }, context);
                 return None;
             }
@@ -370,7 +374,9 @@ impl Partition {
         let (id, partition) = (self.log.partition(), context.named(self.log.partition()));
         let passes = matches!(&error, LogError::Io(error) if out_of_files(error) || out_of_space(error));
         if passes && !matches!(self.log.condition(), Condition::Failed { .. }) {
-            tracing::warn!(%partition, %error, "the log cannot be cut for its leader's yet: it is tried again");
+            if !std::mem::replace(&mut self.following.errand_told, true) {
+                tracing::warn!(%partition, %error, "the log cannot be cut for its leader's yet: it is tried again");
+            }
             self.truncate_later(work, to);
             self.following.errand_at = context.clock.monotonic() + CUT_AGAIN;
             return None;

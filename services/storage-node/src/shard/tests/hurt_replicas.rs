@@ -357,6 +357,8 @@ fn a_follower_makes_room_for_the_leaders_log_by_what_the_leader_has_deleted() {
 fn a_cut_that_finds_no_file_is_made_once_there_is_one() {
     let disk = MemoryDisk::simulated(256 << 20);
     let (mut shard, outbox, open) = follows_with_two_records(&disk);
+    let committed = (Offset(1), LeaderEpoch(1));
+    shard.partitions.get_mut(&partition(0)).unwrap().log.note_high_watermark(committed.0, committed.1);
     shard.queue.push(Command::CloseFiles);
     turn(&mut shard);
     disk.set_file_limit(Some(0));
@@ -368,5 +370,7 @@ fn a_cut_that_finds_no_file_is_made_once_there_is_one() {
     shard.keep_up(Duration::from_secs(1000));
     turn(&mut shard);
     assert!(opened(&outbox).is_some(), "it follows");
-    assert_eq!(shard.partitions[&partition(0)].log.log_end(), Offset(1));
+    let log = &shard.partitions[&partition(0)].log;
+    assert_eq!(log.log_end(), Offset(1));
+    assert_eq!(log.high_watermark(), committed, "with the marks that it had");
 }

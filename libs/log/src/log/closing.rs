@@ -1,0 +1,72 @@
+//! How a log ends: its files are closed, it is closed itself, or it is removed. Its slot of the checkpoint is given back in
+//! each of them.
+
+use std::io;
+
+use super::Log;
+use crate::checkpoint::Marks;
+use crate::removal::remove_marked;
+
+impl Drop for Log {
+    /// Whoever opens it again finds its marks, as after [`Log::close`]: without them its slot would stay in the checkpoint
+    /// beside another one of the same partition.
+    fn drop(&mut self) {
+        if self.claimed {
+            self.checkpoint.lock().unclaim(self.partition, self.slot, Some(self.marks));
+        }
+    }
+}
+
+impl Log {
+    /// Closes every file that nothing is in flight for, and returns how many. The next append or read opens them again.
+    /// Never waits for the disk.
+    pub fn close_files(&mut self) -> usize {
+        let before = self.open_files();
+        let busy = self.flushing.pending() || self.extension_running();
+        if !busy && let Some(active) = self.active.take() {
+            // Given back by whoever stops the log.
+            self.zeros_behind_end |= active.has_space_ahead();
+        }
+        for segment in self.state.segments().iter().rev().skip(usize::from(busy)) {
+            segment.close_at_once();
+        }
+        before - self.open_files()
+    }
+
+    /// Files that are open for this partition.
+    pub fn open_files(&self) -> usize {
+        self.state.segments().iter().filter(|segment| segment.open()).count()
+    }
+
+    /// Closes the log: its marks are there for the next opening in this process.
+    pub fn close(self) {
+        let marks = Some(self.marks);
+        self.give_back(marks);
+    }
+
+    /// Gives the slot back, with marks for the next opening in this process.
+    pub(super) fn give_back(mut self, marks: Option<Marks>) {
+        self.claimed = false;
+        self.checkpoint.lock().unclaim(self.partition, self.slot, marks);
+    }
+
+    /// Removes the partition's directory and gives its marks back.
+    ///
+    /// # Errors
+    /// I/O errors; calling again continues.
+    pub fn remove(mut self) -> io::Result<()> {
+        self.active.iter().for_each(|active| active.segment().release_idle());
+        let known = (self.partition, &self.marks);
+        match remove_marked(&self.checkpoint, self.names.path(), &mut self.slot, known) {
+            Ok(()) => {
+                self.claimed = false;
+                self.checkpoint.lock().free(self.slot);
+                Ok(())
+            }
+            Err(error) => {
+                self.close();
+                Err(error)
+            }
+        }
+    }
+}
