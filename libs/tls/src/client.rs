@@ -1,8 +1,10 @@
 //! TLS of a client program: whom it believes, and what it shows.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
@@ -27,8 +29,67 @@ pub struct ClientTlsFiles {
 /// TLS of a client. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ClientTls {
-    config: Arc<ClientConfig>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    files: ClientTlsFiles,
     server_name: Option<ServerName<'static>>,
+    loaded: ArcSwap<Loaded>,
+}
+
+/// What the files had when they were read last.
+#[derive(Debug)]
+struct Loaded {
+    contents: ClientTlsContents,
+    config: Arc<ClientConfig>,
+}
+
+/// What is in the files, as PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClientTlsContents {
+    /// Certificates of the authorities that are believed.
+    pub ca: Option<Vec<u8>>,
+    /// The client's own certificate, and the key to it.
+    pub own: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+// === impl ClientTlsFiles ===
+
+impl ClientTlsFiles {
+    fn read(&self) -> Result<ClientTlsContents, TlsError> {
+        let ca = self.ca.as_deref().map(read).transpose()?;
+        let own = self.own.as_ref().map(|(cert, key)| Ok((read(cert)?, read(key)?))).transpose()?;
+        Ok(ClientTlsContents { ca, own })
+    }
+
+    fn config(&self, contents: &ClientTlsContents) -> Result<ClientConfig, TlsError> {
+        let believed = match self.ca.as_deref().zip(contents.ca.as_deref()) {
+            Some((path, pem)) => authorities(path, pem)?,
+            None => of_system()?,
+        };
+        let unusable = |error: rustls::Error| TlsError::Certificate(error.to_string());
+        let builder = ClientConfig::builder_with_provider(provider());
+        let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?.with_root_certificates(believed);
+        let mut config = match self.own.as_ref().zip(contents.own.as_ref()) {
+            Some(((cert_path, key_path), (cert, key))) => {
+                let own = certified_key((cert_path, cert), (key_path, key))?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![PROTOCOLS[0].to_vec()];
+        Ok(config)
+    }
+}
+
+// === impl ClientTlsContents ===
+
+impl fmt::Debug for ClientTlsContents {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ClientTlsContents").finish_non_exhaustive()
+    }
 }
 
 // === impl ClientTls ===
@@ -39,32 +100,42 @@ impl ClientTls {
     /// # Errors
     /// [`TlsError`].
     pub fn load(files: &ClientTlsFiles) -> Result<Self, TlsError> {
-        let believed = match &files.ca {
-            Some(path) => authorities(path, &read(path)?)?,
-            None => of_system()?,
-        };
-        let unusable = |error: rustls::Error| TlsError::Certificate(error.to_string());
-        let builder = ClientConfig::builder_with_provider(provider());
-        let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?.with_root_certificates(believed);
-        let mut config = match &files.own {
-            Some((cert, key)) => {
-                let own = certified_key((cert, &read(cert)?), (key, &read(key)?))?;
-                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
-            }
-            None => builder.with_no_client_auth(),
-        };
-        config.alpn_protocols = vec![PROTOCOLS[0].to_vec()];
+        let contents = files.read()?;
+        let config = Arc::new(files.config(&contents)?);
         let server_name = files.server_name.as_deref().map(named).transpose()?;
-        Ok(Self { config: Arc::new(config), server_name })
+        let loaded = ArcSwap::from_pointee(Loaded { contents, config });
+        Ok(Self { shared: Arc::new(Shared { files: files.clone(), server_name, loaded }) })
     }
 
-    /// Agrees on keys with a server that has been dialled by this name.
+    /// What the files had when they were read last: it can be used.
+    pub fn contents(&self) -> ClientTlsContents {
+        self.shared.loaded.load().contents.clone()
+    }
+
+    /// Reads the files again, and takes what is new in them: a client lives longer than its certificate. Files that cannot
+    /// be used, or do not fit each other while they are being replaced, change nothing. It waits for the disk.
+    fn refresh(&self) {
+        let Shared { files, loaded, .. } = &*self.shared;
+        let Ok(contents) = files.read() else { return };
+        if contents != loaded.load().contents
+            && let Ok(config) = files.config(&contents)
+        {
+            loaded.store(Arc::new(Loaded { contents, config: Arc::new(config) }));
+        }
+    }
+
+    /// Agrees on keys with a server that has been dialled by this name, with what the files have now.
     pub(crate) async fn connect(&self, stream: TcpStream, host: &str) -> std::io::Result<TlsStream<TcpStream>> {
-        let name = match &self.server_name {
+        if self.shared.files.ca.is_some() || self.shared.files.own.is_some() {
+            let tls = self.clone();
+            tokio::task::spawn_blocking(move || tls.refresh()).await?;
+        }
+        let name = match &self.shared.server_name {
             Some(name) => name.clone(),
             None => named(host).map_err(std::io::Error::other)?,
         };
-        Ok(dialled(TlsConnector::from(Arc::clone(&self.config)).connect(name, stream), |_| Ok(())).await?.into())
+        let connector = TlsConnector::from(Arc::clone(&self.shared.loaded.load().config));
+        Ok(dialled(connector.connect(name, stream), |_| Ok(())).await?.into())
     }
 }
 

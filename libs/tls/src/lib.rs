@@ -24,7 +24,7 @@ mod process;
 mod trouble;
 
 pub use authority::{Authority, Issued, Purpose};
-pub use client::{ClientTls, ClientTlsFiles};
+pub use client::{ClientTls, ClientTlsContents, ClientTlsFiles};
 pub use connector::Connector;
 pub use files::{TlsError, TlsFiles};
 pub use identity::{PeerIdentity, ServiceRole, not_after};

@@ -233,7 +233,7 @@ fn tls_help(words: &str) -> &'static str {
         ("for other names", "name the server as its certificate does, or say --tls-server-name NAME"),
         ("and none was shown", "show one that the server's authority has signed with --tls-cert FILE --tls-key FILE"),
         ("does not believe our", "show one that the server's authority has signed with --tls-cert FILE --tls-key FILE"),
-        ("expired", "it has to be renewed; a server takes a new one from its files without a restart"),
+        ("expired", "it has to be renewed in its file; servers and clients take the new one without a restart"),
     ];
     let found = known.into_iter().find(|(sign, _)| words.contains(sign));
     found.map_or("look at the certificates of both sides, and at the server's log", |(_, help)| help)

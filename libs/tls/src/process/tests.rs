@@ -125,6 +125,45 @@ async fn new_files_are_taken_and_bad_ones_are_not() {
     assert!(dialled.is_ok() && accepted.is_ok(), "what was loaded before is used");
 }
 
+/// What a client that dials a server by this name reads of it, or is told.
+async fn said(server: &ProcessTls, client: ClientTls, host: &str) -> Result<u8, String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let dial = async {
+        let mut stream = client.connect(TcpStream::connect(address).await.unwrap(), host).await?;
+        stream.read_u8().await
+    };
+    let accept = async {
+        let mut accepted = server.accept(listener.accept().await.unwrap().0).await?;
+        accepted.stream.write_u8(7).await?;
+        accepted.stream.flush().await
+    };
+    let (dialled, _) = tokio::join!(dial, accept);
+    dialled.map_err(|error| in_words(&error).unwrap_or_else(|| error.to_string()))
+}
+
+#[tokio::test]
+async fn a_client_shows_and_believes_what_its_files_have_at_each_connection() {
+    let (dir, ours) = (tempfile::tempdir().unwrap(), authority("ours"));
+    let server = Purpose::Server(vec!["localhost".to_owned()]);
+    let asking = write(dir.path(), "asking", &ours, &server, 0, DAY);
+    let ca = asking.ca.clone().unwrap();
+    let expired = write(dir.path(), "client", &ours, &Purpose::Client("me".to_owned()), -10, DAY);
+    let asking = ProcessTls::for_clients(asking).unwrap();
+    let own = Some((expired.cert.clone(), expired.key.clone()));
+    let client = ClientTls::load(&ClientTlsFiles { ca: Some(ca.clone()), own, server_name: None }).unwrap();
+    let refused = said(&asking, client.clone(), "localhost").await.unwrap_err();
+    assert!(refused.contains("expired"), "{refused}");
+    write(dir.path(), "client", &ours, &Purpose::Client("me".to_owned()), 0, DAY);
+    assert_eq!(said(&asking, client.clone(), "localhost").await, Ok(7), "it was renewed");
+    std::fs::write(&expired.cert, "half of").unwrap();
+    assert_eq!(said(&asking, client.clone(), "localhost").await, Ok(7), "it is being replaced");
+    write(dir.path(), "client", &ours, &Purpose::Client("me".to_owned()), 0, DAY);
+    std::fs::write(&ca, authority("theirs").cert()).unwrap();
+    let refused = said(&asking, client, "localhost").await.unwrap_err();
+    assert!(refused.contains("authority that is not believed"), "{refused}");
+}
+
 #[tokio::test]
 async fn a_client_is_told_what_is_wrong() {
     let (dir, ours) = (tempfile::tempdir().unwrap(), authority("ours"));
@@ -138,21 +177,6 @@ async fn a_client_is_told_what_is_wrong() {
         let own = own.map(|files| (files.cert.clone(), files.key.clone()));
         let server_name = server_name.map(str::to_owned);
         ClientTls::load(&ClientTlsFiles { ca: ca.ca.clone(), own, server_name }).unwrap()
-    };
-    let said = async |server: &ProcessTls, client: ClientTls, host: &str| {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let dial = async {
-            let mut stream = client.connect(TcpStream::connect(address).await.unwrap(), host).await?;
-            stream.read_u8().await
-        };
-        let accept = async {
-            let mut accepted = server.accept(listener.accept().await.unwrap().0).await?;
-            accepted.stream.write_u8(7).await?;
-            accepted.stream.flush().await
-        };
-        let (dialled, _) = tokio::join!(dial, accept);
-        dialled.map_err(|error| in_words(&error).unwrap_or_else(|| error.to_string()))
     };
     assert_eq!(said(&open, load(&with, None, None), "localhost").await, Ok(7));
     assert_eq!(said(&open, load(&with, None, Some("localhost")), "10.0.0.7").await, Ok(7));
