@@ -66,7 +66,10 @@ impl News {
             Ok(new) => {
                 self.wrong = None;
                 if new {
-                    tracing::info!(of = self.of, "new certificates are in use");
+                    tracing::info!(
+                        of = self.of,
+                        "what is new in the files of certificates and passwords is taken for new connections"
+                    );
                 }
                 return;
             }

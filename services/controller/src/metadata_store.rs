@@ -99,7 +99,7 @@ mod etcd {
     use walser_metastore::{Etcd, EtcdConfig, EtcdCredentials, EtcdTls, StoreError};
     use walser_rpc::Outage;
     use walser_service::reload;
-    use walser_tls::{ClientTls, ClientTlsFiles};
+    use walser_tls::{ClientTls, ClientTlsContents, ClientTlsFiles};
 
     use super::{Arc, MainError, Metastore, PathBuf, Settings, Shutdown};
     use crate::error::store_failure;
@@ -189,26 +189,23 @@ mod etcd {
             }
             _ => return Err("controller.etcd.user and controller.etcd.password.file go together".into()),
         };
-        let identity = match (file(settings, "controller.etcd.cert.file")?, file(settings, "controller.etcd.key.file")?)
-        {
+        let path = |name: &str| given(settings, name).map(PathBuf::from);
+        let own = match (path("controller.etcd.cert.file"), path("controller.etcd.key.file")) {
             (None, None) => None,
             (Some(certificate), Some(key)) => Some((certificate, key)),
             _ => return Err("controller.etcd.cert.file and controller.etcd.key.file go together".into()),
         };
-        let tls = match file(settings, "controller.etcd.ca.file")? {
-            Some(ca) => Some(EtcdTls { ca, identity }),
-            None if identity.is_some() => {
-                return Err("controller.etcd.cert.file needs controller.etcd.ca.file".into());
+        let tls = match path("controller.etcd.ca.file") {
+            Some(ca) => {
+                // etcd's client says of files that cannot be used only that it does not get through.
+                let files = ClientTlsFiles { ca: Some(ca), own, server_name: None };
+                let loaded = ClientTls::load(&files).map_err(|error| format!("settings controller.etcd.*: {error}"))?;
+                let ClientTlsContents { ca, own: identity } = loaded.contents();
+                ca.map(|ca| EtcdTls { ca, identity })
             }
+            None if own.is_some() => return Err("controller.etcd.cert.file needs controller.etcd.ca.file".into()),
             None => None,
         };
-        if tls.is_some() {
-            // etcd's client says of files that cannot be used only that it does not get through.
-            let path = |name: &str| given(settings, name).map(PathBuf::from);
-            let own = path("controller.etcd.cert.file").zip(path("controller.etcd.key.file"));
-            let files = ClientTlsFiles { ca: path("controller.etcd.ca.file"), own, server_name: None };
-            ClientTls::load(&files).map_err(|error| format!("settings controller.etcd.*: {error}"))?;
-        }
         Ok(EtcdCredentials { user, tls })
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
 use parking_lot::RwLock;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::fault::Fault;
 use super::{EtcdConfig, EtcdCredentials};
@@ -22,6 +23,9 @@ pub(super) const SIGN_MAX: Duration = Duration::from_millis(700);
 const PING_EVERY: Duration = Duration::from_secs(6);
 const PING_ANSWER_MAX: Duration = Duration::from_secs(2);
 const CONNECT_MAX: Duration = Duration::from_secs(2);
+
+/// New credentials that a member does not take are tried again after this time; meanwhile the connection before goes on.
+const RENEW_AGAIN: Duration = Duration::from_secs(5);
 
 /// Whether what is asked for may be done twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +47,8 @@ struct Connected {
     client: Client,
     /// Which credentials it was made with.
     renewals: u64,
+    /// When newer ones are tried, which the member has not taken before.
+    renew_at: Instant,
 }
 
 /// How a connection is made.
@@ -145,30 +151,66 @@ impl Members {
         F: Future<Output = Result<T, Error>>,
     {
         let client = within(answer_max, self.connected(member)).await.map_err(not_sent)?;
-        let fault = match within(answer_max, request(client.clone())).await {
-            Err(fault @ Fault::Token(_)) => fault,
+        match within(answer_max, request(client.clone())).await {
+            Err(Fault::Token(_)) => {}
             answer => return answer,
-        };
+        }
         // Simple tokens die with idleness, and with the member that gave them. The client renews them too, if it is asked to,
         // but not for what a stream answers.
         match within(answer_max, client.refresh_token()).await {
             Ok(()) => within(answer_max, request(client)).await,
-            Err(_) => Err(fault),
+            Err(_) => {
+                // The password may be another one by now: newer credentials are tried at once.
+                if let Some(connected) = member.client.lock().await.as_mut() {
+                    connected.renew_at = Instant::now();
+                }
+                let client = within(answer_max, self.connected(member)).await.map_err(not_sent)?;
+                within(answer_max, request(client)).await
+            }
         }
     }
 
-    /// The connection to a member with the credentials of now.
+    /// The connection to a member: with the credentials of now, or, as long as the member does not take those, with the ones
+    /// before. Files are replaced before etcd knows of it, or wrongly: neither may cost a connection that works.
     async fn connected(&self, member: &Member) -> Result<Client, Error> {
         let mut connected = member.client.lock().await;
         let connecting = Arc::clone(&self.connecting.read());
-        if let Some(connected) = connected.as_ref().filter(|connected| connected.renewals == connecting.renewals) {
-            return Ok(connected.client.clone());
+        if let Some(connected) = connected.as_mut() {
+            if connected.renewals == connecting.renewals || connected.renew_at > Instant::now() {
+                return Ok(connected.client.clone());
+            }
+            // Before the attempt, which may be given up.
+            connected.renew_at = Instant::now() + RENEW_AGAIN;
         }
         // The future of it is large.
-        let client = Box::pin(Client::connect([&member.url], Some(connecting.options.clone()))).await?;
-        *connected = Some(Connected { client: client.clone(), renewals: connecting.renewals });
-        Ok(client)
+        match Box::pin(connect(&member.url, &connecting.options, connected.is_some())).await {
+            Ok(client) => {
+                let (renewals, renew_at) = (connecting.renewals, Instant::now());
+                if connected.replace(Connected { client: client.clone(), renewals, renew_at }).is_some() {
+                    tracing::info!(member = member.url, "the new certificates or the new password of etcd are in use");
+                }
+                Ok(client)
+            }
+            Err(error) => {
+                let Some(before) = connected.as_ref() else { return Err(error) };
+                tracing::warn!(
+                    member = member.url, %error,
+                    "etcd does not take the new certificates or the new password: the connection before goes on"
+                );
+                Ok(before.client.clone())
+            }
+        }
     }
+}
+
+/// Connects to a member. `proven`: it has answered then, and so taken certificates as well, which a new connection shows only
+/// with its first request.
+async fn connect(url: &str, options: &ConnectOptions, proven: bool) -> Result<Client, Error> {
+    let mut client = Client::connect([url], Some(options.clone())).await?;
+    if proven {
+        client.status().await?;
+    }
+    Ok(client)
 }
 
 /// Whatever became of connecting, the request was not sent.

@@ -190,7 +190,7 @@ async fn members_that_ask_for_certificates_are_spoken_to_with_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn renewed_credentials_are_shown_by_the_next_request() {
+async fn renewed_credentials_are_shown_and_those_that_are_not_taken_cost_no_connection() {
     let certificates = Certificates::generate();
     let cluster = Cluster::start_with_tls(&certificates).await;
     let (good, bad) =
@@ -201,8 +201,34 @@ async fn renewed_credentials_are_shown_by_the_next_request() {
     let first = written(&store, "k", "1").await;
     let mut watch = store.watch("k", first).await.unwrap();
     store.renew(&bad);
-    assert!(matches!(store.get("k").await, Err(StoreError::Unavailable(_))), "the connection before is not used");
+    assert_eq!(value(&store, "k").await, "1", "the connection before goes on");
     store.renew(&good);
     let second = written(&store, "k", "2").await;
     returns(&mut watch, second).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_is_changed_in_its_file_first_and_then_in_etcd_without_a_pause() {
+    let cluster = Cluster::start(1, &[]).await;
+    let mut admin = etcd_client::Client::connect(&cluster.config("").endpoints, None).await.unwrap();
+    admin.user_add("root", "secret", None).await.unwrap();
+    admin.role_add("root").await.unwrap();
+    admin.user_grant_role("root", "root").await.unwrap();
+    admin.auth_enable().await.unwrap();
+    let of_root = |password: &str| {
+        let user = Some(("root".to_owned(), password.to_owned()));
+        EtcdCredentials { user, tls: None }
+    };
+    let store = Etcd::new(&EtcdConfig { credentials: of_root("secret"), ..cluster.config("/t/") }).unwrap();
+    let lease = store.grant(Duration::from_secs(60)).await.unwrap();
+    written(&store, "k", "1").await;
+    store.renew(&of_root("new"));
+    store.keep_alive(lease).await.unwrap();
+    store.transact(put("k", "2")).await.unwrap();
+    let options = etcd_client::ConnectOptions::new().with_user("root", "secret");
+    let mut admin = etcd_client::Client::connect(&cluster.config("").endpoints, Some(options)).await.unwrap();
+    admin.user_change_password("root", "new").await.unwrap();
+    store.keep_alive(lease).await.unwrap();
+    store.transact(put("k", "3")).await.unwrap();
+    assert_eq!(value(&store, "k").await, "3");
 }
