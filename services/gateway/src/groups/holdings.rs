@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use walser_group::{CommittedOffset, GroupEpoch};
-use walser_model::{Offset, TopicPartition};
+use walser_model::{LeaderEpoch, Offset, TopicPartition};
 use walser_rpc::ApiError;
 
 use crate::metadata::TopicView;
@@ -54,10 +54,19 @@ pub(super) struct Holding {
     unprocessed: Option<Unprocessed>,
 }
 
+/// How far a partition was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReadTo {
+    /// The next offset.
+    pub(super) offset: i64,
+    /// The leader epoch of what lies before it, by which its next reader notices that the log was cut. `None`: not known.
+    pub(super) leader_epoch: Option<LeaderEpoch>,
+}
+
 /// Records that were sent, and that do not count as processed yet.
 #[derive(Debug, Clone, Copy)]
 struct Unprocessed {
-    next_offset: i64,
+    read_to: ReadTo,
     /// The number of the message.
     message: u64,
     /// From when their time counts: when they were sent, or when they were last seen not to be taken.
@@ -152,6 +161,23 @@ impl Holding {
         self.next = (ReadPosition::Offset(offset), -1);
         self.floor.move_to(Offset(offset));
         self.caught_up = false;
+        if self.sent_to.is_some_and(|sent| sent > offset) {
+            // What was sent from there on is gone: others lie there, or will.
+            (self.sent_to, self.unprocessed) = (Some(offset), None);
+            self.records_to = self.records_to.map(|sent| sent.min(offset));
+            self.outstanding_since = self.outstanding_since.filter(|_| self.is_outstanding());
+        }
+    }
+
+    /// Whether a record was sent that is not committed.
+    fn is_outstanding(&self) -> bool {
+        self.records_to.is_some_and(|sent| sent > self.committed_to)
+    }
+
+    /// How far it was sent.
+    fn sent_so_far(&self) -> Option<ReadTo> {
+        let leader_epoch = (self.next.1 >= 0).then_some(LeaderEpoch(self.next.1));
+        self.sent_to.map(|offset| ReadTo { offset, leader_epoch })
     }
 
     /// A chunk up to an offset was sent, in the message of a number. `records_end`: where its last record ends, exclusive; a chunk
@@ -169,7 +195,10 @@ impl Holding {
             self.outstanding_since.get_or_insert_with(Instant::now);
         }
         self.sent_in = message;
-        self.unprocessed.get_or_insert_with(|| Unprocessed { next_offset, message, since: Instant::now() });
+        if self.unprocessed.is_none() {
+            let since = Instant::now();
+            self.unprocessed = self.sent_so_far().map(|read_to| Unprocessed { read_to, message, since });
+        }
         self.end_offset = end_offset;
         self.caught_up = next_offset >= end_offset;
     }
@@ -181,9 +210,8 @@ impl Holding {
 
     pub(super) fn committed(&mut self, offset: Offset) {
         self.committed_to = offset.0;
-        let outstanding = self.records_to.is_some_and(|sent| sent > self.committed_to);
         // The client goes on: what is left counts from now.
-        self.outstanding_since = outstanding.then(Instant::now);
+        self.outstanding_since = self.is_outstanding().then(Instant::now);
     }
 
     /// Since when a record was sent that is not committed. A client that commits behind its last record has committed all,
@@ -192,25 +220,25 @@ impl Holding {
         self.outstanding_since
     }
 
-    /// What the connection has had for longer than `limit`, if it was not told before: the next offset. `taken`: the number
-    /// of the last message that the connection has taken.
-    pub(super) fn processed(&mut self, (now, limit): (Instant, Duration), taken: u64) -> Option<i64> {
+    /// What the connection has had for longer than `limit`, if it was not told before. `taken`: the number of the last
+    /// message that the connection has taken.
+    pub(super) fn processed(&mut self, (now, limit): (Instant, Duration), taken: u64) -> Option<ReadTo> {
         let next = self.unprocessed.as_mut()?;
         if next.message > taken {
             next.since = now;
             return None;
         }
-        let Unprocessed { next_offset, .. } = self.unprocessed.take_if(|next| next.since + limit <= now)?;
+        let Unprocessed { read_to, .. } = self.unprocessed.take_if(|next| next.since + limit <= now)?;
         // What was sent meanwhile counts from now on: never too early.
-        let (sent_to, message) = (self.sent_to.filter(|sent| *sent > next_offset), self.sent_in);
-        self.unprocessed = sent_to.map(|next_offset| Unprocessed { next_offset, message, since: now });
-        Some(next_offset)
+        let (later, message) = (self.sent_so_far().filter(|sent| sent.offset > read_to.offset), self.sent_in);
+        self.unprocessed = later.map(|read_to| Unprocessed { read_to, message, since: now });
+        Some(read_to)
     }
 
     /// What counted as processed could not be committed: it is tried again later.
     pub(super) fn not_committed(&mut self) {
         let (message, since) = (self.sent_in, Instant::now());
-        self.unprocessed = self.sent_to.map(|next_offset| Unprocessed { next_offset, message, since });
+        self.unprocessed = self.sent_so_far().map(|read_to| Unprocessed { read_to, message, since });
     }
 
     /// Whether an offset may be committed.
@@ -406,14 +434,36 @@ mod tests {
         let mut held = holding(Some(0));
         held.sent((10, 1, Some(10)), 100, 1);
         held.sent((20, 1, Some(20)), 100, 2);
-        assert_eq!(held.processed((second(4), limit), 2), None);
-        assert_eq!(held.processed((second(5), limit), 2), Some(10), "the later one may have come a moment ago");
-        assert_eq!(held.processed((second(9), limit), 1), None, "the connection has not taken it");
-        assert_eq!(held.processed((second(10), limit), 2), None);
-        assert_eq!(held.processed((second(14), limit), 2), Some(20));
-        assert_eq!(held.processed((second(100), limit), 2), None);
+        let mut processed = |at, taken| held.processed((second(at), limit), taken).map(|read_to| read_to.offset);
+        assert_eq!(processed(4, 2), None);
+        assert_eq!(processed(5, 2), Some(10), "the later one may have come a moment ago");
+        assert_eq!(processed(9, 1), None, "the connection has not taken it");
+        assert_eq!(processed(10, 2), None);
+        assert_eq!(processed(14, 2), Some(20));
+        assert_eq!(processed(100, 2), None);
         held.not_committed();
-        assert_eq!(held.processed((second(105), limit), 2), Some(20), "it is tried again");
+        let again = held.processed((second(105), limit), 2);
+        assert_eq!(again, Some(ReadTo { offset: 20, leader_epoch: Some(LeaderEpoch(1)) }), "it is tried again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_sent_of_a_log_that_was_cut_is_neither_committed_nor_waited_for() {
+        let (limit, begun) = (Duration::from_secs(5), Instant::now());
+        let later = begun + 2 * limit;
+        let mut held = holding(Some(0));
+        held.sent((50, 1, Some(50)), 100, 1);
+        held.sent((100, 1, Some(100)), 100, 2);
+        held.moved(60);
+        assert_eq!(held.processed((later, limit), 2), None);
+        assert!(held.progress().is_some_and(|progress| progress.next_offset == 60));
+        held.committed(Offset(60));
+        assert!(held.outstanding_since().is_none(), "the client has committed all that there is");
+        held.sent((70, 3, Some(70)), 70, 3);
+        let read_to = held.processed((later + 2 * limit, limit), 3);
+        assert_eq!(read_to, Some(ReadTo { offset: 70, leader_epoch: Some(LeaderEpoch(3)) }));
+        held.sent((80, 3, Some(80)), 80, 4);
+        held.moved(90);
+        assert!(held.unprocessed.is_some(), "records before it were removed: what was sent may be committed");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use walser_model::TopicPartition;
 use walser_rpc::ApiError;
 
 use crate::groups::commits::OFFSETS_MAX;
-use crate::groups::holdings::Holding;
+use crate::groups::holdings::{Holding, ReadTo};
 use crate::groups::membership::{HeldAt, is_gone, replaced};
 use crate::groups::told_bytes::name_bytes;
 use crate::reading::{PartitionName, ReadPosition, in_parts};
@@ -258,7 +258,7 @@ impl GroupStream {
             };
             held.announced = true;
             if held.committed.is_none() {
-                begins.push((partition, start_offset));
+                begins.push((partition, ReadTo { offset: start_offset, leader_epoch: None }));
             }
             let (of, committed) = (held.name.clone(), held.committed.clone());
             assigned.push(Assigned { of, topic: partition.topic, start_offset, committed });

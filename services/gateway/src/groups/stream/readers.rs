@@ -1,9 +1,9 @@
 //! Reading what the member holds, and sending it.
 
-use walser_model::{Offset, TopicPartition};
+use walser_model::{LeaderEpoch, Offset, TopicPartition};
 use walser_rpc::{ApiError, Reason};
 
-use crate::groups::holdings::Holding;
+use crate::groups::holdings::{Holding, ReadTo};
 use crate::groups::request::CommitMode;
 use crate::reading::{
     Chunk, OutOfRange, PartitionEvent, PartitionFailure, ReadPermit, ReadPosition, Reset, in_messages,
@@ -118,7 +118,9 @@ impl GroupStream {
         if waits {
             let (partition, end) = (held.partition, held.end_of(records));
             held.committing = Some(end);
-            self.commit_for_client(&[(partition, end)]);
+            let epoch = held.chunk.leader_epoch;
+            let leader_epoch = (epoch >= 0).then_some(LeaderEpoch(epoch));
+            self.commit_for_client(&[(partition, ReadTo { offset: end, leader_epoch })]);
         }
     }
 

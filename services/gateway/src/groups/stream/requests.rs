@@ -7,7 +7,7 @@ use walser_model::{Offset, TopicPartition};
 use walser_rpc::{ApiError, Reason};
 
 use crate::groups::commits::AskedCommit;
-use crate::groups::holdings::Holding;
+use crate::groups::holdings::{Holding, ReadTo};
 use crate::groups::membership::is_gone;
 use crate::groups::request::{CommitMode, CommitRequest, GroupRequest, OffsetCommit, Place};
 use crate::groups::told_bytes::failure_bytes;
@@ -144,14 +144,14 @@ impl GroupStream {
     }
 
     /// Commits for a client that does not commit.
-    pub(super) fn commit_for_client(&mut self, offsets: &[(TopicPartition, i64)]) {
+    pub(super) fn commit_for_client(&mut self, offsets: &[(TopicPartition, ReadTo)]) {
         let mut partitions = Vec::with_capacity(offsets.len());
         let mut to_commit = Vec::with_capacity(offsets.len());
-        for (partition, offset) in offsets {
+        for (partition, ReadTo { offset, leader_epoch }) in offsets {
             let Some(held) = self.holdings.get(partition) else { continue };
             partitions.push((*partition, held.name.clone()));
             let (partition, offset, metadata) = (*partition, Offset(*offset), String::new());
-            to_commit.push(OffsetToCommit { partition, offset, leader_epoch: None, metadata });
+            to_commit.push(OffsetToCommit { partition, offset, leader_epoch: *leader_epoch, metadata });
         }
         let asked = AskedCommit { id: 0, partitions, refused: Vec::new() };
         self.commits.add(asked, to_commit, self.current.epoch);

@@ -167,8 +167,8 @@ impl GroupStream {
         self.timing.auto_commit_at = now + AUTO_COMMIT;
         let (mut processed, taken) = (Vec::new(), self.outgoing.taken());
         for (partition, held) in self.holdings.iter_mut() {
-            if let Some(offset) = held.processed((now, PROCESSED_AFTER), taken) {
-                processed.push((*partition, offset));
+            if let Some(read_to) = held.processed((now, PROCESSED_AFTER), taken) {
+                processed.push((*partition, read_to));
             }
         }
         for part in processed.chunks(crate::groups::commits::OFFSETS_MAX) {
