@@ -116,8 +116,8 @@ impl Coordinators {
     }
 
     /// Nobody could be heard for this long: it counts for nobody.
-    fn extend(&self, pause: Duration) {
-        self.inner.lock().heard.values_mut().for_each(|heard| heard.at += pause);
+    fn extend(&self, pause: Duration, now: Duration) {
+        self.inner.lock().heard.values_mut().for_each(|heard| heard.at = (heard.at + pause).min(now));
     }
 
     /// Forgets those that are not heard any more.
@@ -185,7 +185,7 @@ impl ShardDuty {
                 () = self.coordinators.bell.notified() => {}
             }
             let now = self.clock.monotonic();
-            self.coordinators.extend(pauses.before(now));
+            self.coordinators.extend(pauses.before(now), now);
             let leads = self.lead.epoch().unwrap_or(0);
             if leads != led && leads > 0 && !self.standalone {
                 self.coordinators.expect(&self.views.load(), now);

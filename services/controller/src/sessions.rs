@@ -173,11 +173,12 @@ impl<S: Clone> Sessions<S> {
         !standalone || inner.by_node.values().any(Session::is_own) && !heard
     }
 
-    /// Nobody could be heard for this long: it counts for no session, and for no connection that has broken.
-    pub(crate) fn extend(&self, pause: Duration) {
+    /// Nobody could be heard for this long: it counts for no session, and for no connection that has broken. Whoever was
+    /// heard since is not heard in advance.
+    pub(crate) fn extend(&self, pause: Duration, now: Duration) {
         let mut inner = self.inner.lock();
-        inner.by_node.values_mut().for_each(|session| session.heard += pause);
-        inner.lost.values_mut().for_each(|(_, since)| *since += pause);
+        inner.by_node.values_mut().for_each(|session| session.heard = (session.heard + pause).min(now));
+        inner.lost.values_mut().for_each(|(_, since)| *since = (*since + pause).min(now));
     }
 
     pub(crate) fn end(&self, node: NodeId, node_epoch: Revision) {
@@ -339,10 +340,14 @@ mod tests {
         let second = Duration::from_secs(1);
         sessions.beat(NodeId(1), Session { node_epoch: 7, heard: second, ..Session::default() });
         // Nothing was heard for 20 s in which this process did not run, and then for 1 s.
-        sessions.extend(20 * second);
+        sessions.extend(20 * second, 21 * second);
         assert!(sessions.silent(22 * second, 2 * second).is_empty(), "its connection has time to come back");
         assert!(sessions.seen(NodeId(1), 7, 22 * second, 2 * second).is_some());
         assert_eq!(sessions.silent(24 * second, 2 * second), [(NodeId(1), 7)]);
+        // A beat that had waited was taken before the pause was noticed.
+        sessions.beat(NodeId(1), Session { node_epoch: 7, heard: 44 * second, ..Session::default() });
+        sessions.extend(20 * second, 44 * second);
+        assert_eq!(sessions.silent(47 * second, 2 * second), [(NodeId(1), 7)], "it was not heard in advance");
     }
 
     #[test]
@@ -353,7 +358,7 @@ mod tests {
             sessions.beat(NodeId(node), Session { node_epoch: 7, heard: millis(1_000), ..Session::default() });
         }
         sessions.lose(NodeId(1), 7, millis(1_100));
-        sessions.extend(millis(20_000));
+        sessions.extend(millis(20_000), millis(21_100));
         let lost = |at: u64| sessions.lost(millis(at), millis(500), millis(600));
         assert_eq!(lost(21_550), []);
         for node in 2..=3 {

@@ -35,7 +35,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             ticks.tick().await;
             let now = self.clock.monotonic();
             // Connections that broke meanwhile have their session to come back, too.
-            self.sessions.extend(pauses.before(now));
+            self.sessions.extend(pauses.before(now), now);
             let leads = self.nodes.committer().lead.epoch().unwrap_or(0);
             if leads != led {
                 self.hear_all(now);
@@ -78,8 +78,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             Verdict::FenceOne => {
                 for (node, node_epoch) in silent {
                     if self.fence(node, node_epoch, self.config.session).await {
-                        rule.fenced(now);
-                        return;
+                        return rule.fenced(self.clock.monotonic());
                     }
                 }
             }
@@ -123,7 +122,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         }
     }
 
-    /// Fences a node that was not heard for `limit`, unless it was heard meanwhile. Returns whether it did.
+    /// Fences a node that was not heard for `limit`, unless it was heard meanwhile. Returns whether it did, or may have.
     async fn fence(&self, node: NodeId, node_epoch: Revision, limit: Duration) -> bool {
         let fenced = async {
             let _turn = self.nodes.turns().next().await?;
@@ -139,8 +138,8 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             let decision = control::fence(&context, node).filter(|_| current.is_some());
             if let Some(decision) = &decision {
                 if self.nodes.committer().commit(&view, decision, Extra::default()).await? == Committed::Again {
-                    // The session stays: the next look finds the node as silent.
-                    return Ok(false);
+                    // The session stays: the next look finds the node as silent, or fenced.
+                    return Ok(true);
                 }
                 tracing::warn!(node = %node, node_epoch, "node fenced: not heard within its session, or its connection broke");
             }
@@ -149,7 +148,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         };
         fenced.await.unwrap_or_else(|failure| {
             tracing::warn!(node = %node, %failure, "fencing did not finish, it will be tried again");
-            false
+            true
         })
     }
 }

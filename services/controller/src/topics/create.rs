@@ -101,7 +101,9 @@ impl Topics {
                 return Ok((Arc::clone(&found.value), Some(Arc::clone(found))));
             }
             if let Some(other) = view.staged_name(name.as_str()) {
-                self.until_finished(other, name.as_str()).await?;
+                let finished = self.until_finished(other, name.as_str()).await;
+                // So may what is staged be.
+                finished.map_err(|failure| if other == id { maybe(&failure) } else { failure })?;
                 continue;
             }
             if view.metadata.tombstone(id).is_some() {
@@ -207,7 +209,9 @@ impl Topics {
             }
             check_count(wanted, &self.config)?;
             if view.staged.contains_key(&topic.id) {
-                self.until_finished(topic.id, name).await?;
+                let finished = self.until_finished(topic.id, name).await;
+                // It may have been staged by this very call.
+                finished.map_err(|failure| if before.is_some() { maybe(&failure) } else { failure })?;
                 continue;
             }
             Places::of(&view.metadata).check(topic.value.replication_factor)?;
