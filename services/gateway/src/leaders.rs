@@ -40,6 +40,8 @@ pub(crate) struct Figure {
     pub(crate) beginning: bool,
     /// Its leader has not heard yet that it leads, or is starting: a moment later it may serve.
     awaited: bool,
+    /// Its leader has not answered.
+    silent: bool,
 }
 
 /// An offset of a partition that is looked up at its leader.
@@ -145,6 +147,11 @@ impl Figures {
         self.0.values().any(|figure| figure.awaited)
     }
 
+    /// Whether the leader of a partition has not answered.
+    pub(crate) fn is_silent(&self, topic: &Arc<str>, partition: i32) -> bool {
+        self.get(topic, partition).is_some_and(|figure| figure.silent)
+    }
+
     /// Whether its leader serves a partition.
     pub(crate) fn served(&self, topic: &Arc<str>, partition: i32) -> bool {
         self.get(topic, partition).is_some_and(|figure| figure.numbers.is_some())
@@ -159,7 +166,8 @@ impl Figure {
     }
 
     pub(crate) fn silent(node: NodeId) -> Self {
-        Self::unserved(format!("storage node {node}, which leads it, does not answer"), false)
+        let text = format!("storage node {node}, which leads it, does not answer");
+        Self { silent: true, ..Self::unserved(text, false) }
     }
 
     fn unserved(problem: String, beginning: bool) -> Self {
@@ -169,6 +177,7 @@ impl Figure {
             damaged: false,
             beginning,
             awaited: false,
+            silent: false,
             lags: Vec::new(),
             compaction: None,
         }
@@ -181,7 +190,7 @@ impl Figure {
         let awaited = problem.is_none() && numbers.as_ref().is_err_and(waits);
         let beginning = epoch == FIRST_EPOCH && awaited;
         let problem = problem.or_else(|| numbers.as_ref().err().map(|failure| failure.message().to_owned()));
-        Self { numbers: numbers.ok(), problem, damaged, beginning, awaited, lags, compaction }
+        Self { numbers: numbers.ok(), problem, damaged, beginning, awaited, silent: false, lags, compaction }
     }
 }
 

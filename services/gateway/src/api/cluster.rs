@@ -219,11 +219,17 @@ impl ClusterApi {
             self.metadata.wait_until(VIEW_DELAY_MAX, gone).await;
             let view = self.metadata.view();
             let topics: Vec<_> = topics.iter().filter_map(|topic| view.topic(*topic).cloned()).collect();
-            let still = unserved(&self.leaders.figures(&topics).await, &topics, led);
+            // Whoever has not answered would be waited for once more.
+            let (silent, answers): (Vec<_>, Vec<_>) = topics
+                .into_iter()
+                .partition(|topic| topic.leaders().any(|(at, ..)| figures.is_silent(&topic.name, at.0)));
+            let mut still = unserved(&figures, &silent, led);
+            still.extend(unserved(&self.leaders.figures(&answers).await, &answers, led));
             missing.retain(|object, topic| still.get(object) == Some(topic));
         }
         let mut missing: Vec<_> = missing.into_keys().collect();
         let count = missing.len() + unknown;
+        let all = topics.iter().map(|topic| topic.leaders().count()).sum::<usize>() + unknown;
         if count == 0 {
             return;
         }
@@ -233,7 +239,7 @@ impl ClusterApi {
         health.issues.push(pb::HealthIssue {
             severity: pb::HealthStatus::Critical.into(),
             code: "PARTITIONS_NOT_SERVED".to_owned(),
-            message: format!("not served to clients of this gateway: {count} of {expected} partitions{first}"),
+            message: format!("not served to clients of this gateway: {count} of {all} partitions{first}"),
             hint: "if this lasts for more than a few seconds, look at the logs of the storage nodes".to_owned(),
             objects: missing,
             start_time: None,
