@@ -66,6 +66,7 @@ fn run_remote(command: Command) -> Result<ExitCode, CliError> {
             Command::Produce(_) | Command::Bench(_) => true,
             Command::Consume(consume) => consume.group.is_some(),
             Command::Topic(topic) => topic.ends_itself(),
+            Command::Node(node) => node.ends_itself(),
             _ => false,
         };
         let running = command::remote(command);

@@ -1,11 +1,15 @@
 //! What the commands say of nodes and partitions.
 
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, ChildStderr, Command, Stdio};
+
 use serde_json::Value;
 
+use crate::cli_lossless::signal;
 use crate::fault_rows::led_by;
 use crate::faults::until;
 use crate::replicated::{Nodes, all_in_sync, create_replicated, partitions, preferred_lead};
-use crate::server::{cli_at, create, place, write};
+use crate::server::{binary, cli_at, create, place, write};
 
 /// Runs a command; what it printed, with its exit code.
 fn run(nodes: &Nodes, arguments: &[&str]) -> (String, Option<i32>) {
@@ -108,4 +112,41 @@ async fn a_node_is_drained_and_gets_its_leads_back() {
     until(async || led_by(&client, 2, true).await.is_empty(), "others can lead again").await;
     assert_eq!(run(&nodes, &["node", "uncordon", "2"]), ("node 2  active\n".to_owned(), Some(0)));
     preferred_lead(&client, 300).await;
+}
+
+/// A drain whose command is waiting for partitions that no other node can lead.
+fn waiting_drain(nodes: &Nodes) -> (Child, BufReader<ChildStderr>) {
+    let mut command = Command::new(binary());
+    command.args(["node", "drain", "2"]).env("WALSER_SERVER", nodes.cluster.address());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    told.read_line(&mut line).unwrap();
+    assert!(line.contains("node 2 leads"), "{line}");
+    (child, told)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_that_is_cut_short_says_that_it_stands() {
+    let (_dir, data) = place();
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 1).await;
+    create(&client, "alone", 30, &[]).await;
+    let led = async || partitions(&client, "alone").await.iter().any(|found| found.leader == Some(2));
+    until(led, "there is something to wait for").await;
+    let ended = |(mut child, mut told): (Child, BufReader<ChildStderr>)| {
+        let mut text = String::new();
+        told.read_to_string(&mut text).unwrap();
+        (text, child.wait().unwrap().code())
+    };
+    let waits = waiting_drain(&nodes);
+    signal(&waits.0, "INT");
+    let (text, code) = ended(waits);
+    assert!(text.contains("The drain stands. To end it: walser node uncordon 2"), "{text}");
+    assert_eq!(code, Some(130));
+    // Another controller, or this one again, shows how far it is.
+    let waits = waiting_drain(&nodes);
+    nodes.cluster.restart_controller();
+    let (text, code) = ended(waits);
+    assert!(text.contains("still leads") && text.contains("uncordon 2"), "{text}");
+    assert_eq!(code, Some(6));
 }

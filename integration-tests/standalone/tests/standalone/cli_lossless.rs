@@ -21,7 +21,7 @@ fn spawn(server: &Server, arguments: &[&str]) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn signal(child: &Child, name: &str) {
+pub(crate) fn signal(child: &Child, name: &str) {
     let killed = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().unwrap();
     assert!(killed.success());
 }

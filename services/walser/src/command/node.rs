@@ -1,29 +1,25 @@
 //! `walser node`.
 
+mod drain;
 mod removable;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use tokio::time::Instant;
 use walser_client::{ApiError, Reason};
 use walser_proto::v1 as pb;
 
+use self::drain::NodeDrainArgs;
 use self::removable::NodeRemovableArgs;
 use super::produce::now_ms;
 use super::topic::lines;
 use crate::args::{Form, OutputArgs, ServerArgs};
-use crate::error::{CliError, WRONG_STATE};
+use crate::error::CliError;
 use crate::message;
-use crate::output::{self, bytes, plural, table};
+use crate::output::{self, bytes, table};
 use crate::records::time::{since, wire_time};
 use crate::server::Server;
 
-/// Time between two looks at a node that is being drained.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// What a node says of its leads is of this moment by then.
-const SETTLED_AFTER: Duration = Duration::from_secs(3);
 /// Stands for what is not known.
 const UNKNOWN: &str = "?";
 
@@ -58,15 +54,6 @@ pub(crate) struct NodeChangeArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct NodeDrainArgs {
-    /// Wait so many seconds until its leads are with others
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub(crate) timeout: u64,
-    #[command(flatten)]
-    pub(crate) node: NodeChangeArgs,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct NodeDescribeArgs {
     /// Node, as listed
     pub(crate) id: i32,
@@ -74,12 +61,19 @@ pub(crate) struct NodeDescribeArgs {
     pub(crate) output: OutputArgs,
 }
 
+impl NodeCommand {
+    /// Whether it says itself what is so when it is interrupted.
+    pub(crate) fn ends_itself(&self) -> bool {
+        matches!(self, Self::Drain(_))
+    }
+}
+
 pub(crate) async fn run(command: NodeCommand) -> Result<ExitCode, CliError> {
     match command {
         NodeCommand::List(arguments) => list(&arguments).await,
         NodeCommand::Describe(arguments) => describe(&arguments).await,
         NodeCommand::Cordon(arguments) => change_shown(&arguments, (Some(true), None)).await,
-        NodeCommand::Drain(arguments) => drain(&arguments).await,
+        NodeCommand::Drain(arguments) => drain::run(&arguments).await,
         NodeCommand::Uncordon(arguments) => change_shown(&arguments, (Some(false), Some(false))).await,
         NodeCommand::Removable(arguments) => removable::run(&arguments).await,
     }
@@ -110,66 +104,14 @@ async fn find(server: &Server, id: i32) -> Result<pb::Node, CliError> {
     if let Some(at) = nodes.iter().position(|node| node.id == id) {
         return Ok(nodes.swap_remove(at));
     }
+    Err(unknown_node(id, &nodes))
+}
+
+/// There is no node of this id among these.
+fn unknown_node(id: i32, nodes: &[pb::Node]) -> CliError {
     let known: Vec<_> = nodes.iter().map(|node| node.id.to_string()).collect();
     let error = CliError::not_found(format!("no storage node {id} is registered"));
-    Err(error.with_help(format!("there are: {}", known.join(", "))))
-}
-
-/// Waits until the node leads nothing that another one could lead.
-async fn drain(arguments: &NodeDrainArgs) -> Result<ExitCode, CliError> {
-    let NodeDrainArgs { timeout, node: NodeChangeArgs { id, server } } = arguments;
-    let server = Server::of(server)?;
-    let begun = Instant::now();
-    let (mut told, mut drained_since) = (None, None);
-    let mut node = change(&server, *id, (Some(true), Some(true))).await?;
-    loop {
-        let leads = node.storage.as_ref().map_or(0, |storage| storage.leader_count);
-        match node.state() {
-            // What the node itself says of its leads comes a moment later.
-            pb::NodeState::Drained
-                if leads == 0 || drained_since.get_or_insert_with(Instant::now).elapsed() >= SETTLED_AFTER =>
-            {
-                return drained(&node, leads);
-            }
-            pb::NodeState::Down => {
-                output::data(&format!("node {}  down; it gets no leads when it comes back", node.id));
-                return Ok(ExitCode::SUCCESS);
-            }
-            _ if begun.elapsed() >= Duration::from_secs(*timeout) => {
-                let leads = plural(i64::from(leads), "partition");
-                let text = format!("node {} still leads {leads} after {timeout} s", node.id);
-                let help = "it goes on giving them away; `walser node describe` shows how far it is";
-                return Err(CliError::failed(text).with_help(help));
-            }
-            _ => {
-                if told != Some(leads) {
-                    output::note(&format!("node {} leads {}", node.id, plural(i64::from(leads), "partition")));
-                    told = Some(leads);
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-                node = find(&server, *id).await?;
-            }
-        }
-    }
-}
-
-/// Says that a node is drained, or what it leads all the same.
-fn drained(node: &pb::Node, leads: i32) -> Result<ExitCode, CliError> {
-    if leads > 0 {
-        let leads = plural(i64::from(leads), "partition");
-        let text =
-            format!("node {} still leads {leads}: no other node is in sync there, in service and not drained", node.id);
-        let help = format!(
-            "when it stops, a drained node that is in sync leads these; where there is none, they are not served while it is \
-             away. It gives them away as soon as a replica is in sync on a node that is neither down nor drained. To end \
-             the drain: walser node uncordon {}",
-            node.id
-        );
-        return Err(CliError::failed(text).with_code(WRONG_STATE).with_help(help));
-    }
-    output::data(&format!("node {}  drained", node.id));
-    output::note(&format!("Its replicas stay. To end it: walser node uncordon {}", node.id));
-    Ok(ExitCode::SUCCESS)
+    error.with_help(format!("there are: {}", known.join(", ")))
 }
 
 /// All nodes, by id.
