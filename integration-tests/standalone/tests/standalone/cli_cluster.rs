@@ -149,4 +149,11 @@ async fn a_drain_that_is_cut_short_says_that_it_stands() {
     let (text, code) = ended(waits);
     assert!(text.contains("still leads") && text.contains("uncordon 2"), "{text}");
     assert_eq!(code, Some(6));
+    // No node takes new partitions: that is why, not that nobody answers.
+    for node in ["1", "3"] {
+        assert_eq!(run(&nodes, &["node", "cordon", node]).1, Some(0));
+    }
+    let refused = cli_at(&nodes.cluster.address(), &["produce", "new", "x", "-t", "1"], b"");
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(text.lines().any(|line| line.starts_with("error:") && line.contains("cordoned")), "{text}");
 }

@@ -190,21 +190,26 @@ impl Sink {
     async fn connect_with_patience(&mut self) -> Result<(), Stop> {
         let patience = Duration::from_secs(self.arguments.patience());
         let begun = tokio::time::Instant::now();
-        let mut told = false;
+        let mut last: Option<ApiError> = None;
         loop {
             let left = patience.saturating_sub(begun.elapsed());
             let failure = match tokio::time::timeout(left, self.connect()).await {
                 Ok(Err(Stop::Server(failure))) if self.may_pass(&failure) && begun.elapsed() < patience => failure,
                 Ok(other) => return other,
                 Err(_elapsed) => {
+                    // What the server said last, where it did.
+                    if let Some(last) = last {
+                        return Err(last.into());
+                    }
                     let text = format!("the server does not answer within {} s", self.arguments.patience());
                     return Err(ApiError::new(Reason::RequestTimedOut, text).with_effect(pb::Effect::None).into());
                 }
             };
-            if !std::mem::replace(&mut told, true) {
+            if last.is_none() {
                 let (text, reason, seconds) = (failure.message(), failure.reason_name(), self.arguments.patience());
                 output::warning(&format!("{text} ({reason}); retrying for up to {seconds} s"));
             }
+            last = Some(failure);
             tokio::time::sleep(CONNECT_RETRY).await;
         }
     }
