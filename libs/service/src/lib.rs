@@ -29,6 +29,6 @@ pub use metrics::Metrics;
 pub use process::{MainError, Process, ProcessArgs, ProcessError};
 pub use settings::{Key, Kind, Settings, SettingsError};
 pub use shutdown::Shutdown;
-pub use signals::signals;
+pub use signals::{HangUp, signals};
 pub use stream_end::StreamEnd;
 pub use tasks::Tasks;

@@ -1,22 +1,58 @@
 //! Signals that end the process.
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use crate::shutdown::Shutdown;
 use crate::vital;
 
-/// Asks for the stop at the first SIGINT or SIGTERM; the second ends the process at once with exit code 130.
+/// SIGHUP: the terminal is gone. Whoever was started with it ignored, as by nohup(1), lives on.
+#[derive(Debug)]
+pub struct HangUp(Option<Signal>);
+
+// === impl HangUp ===
+
+impl HangUp {
+    /// Listens, unless it was ignored. From now on it does not end the process by itself.
+    ///
+    /// # Errors
+    /// When the process cannot listen for signals.
+    pub fn listen() -> std::io::Result<Self> {
+        let kind = SignalKind::hangup();
+        Ok(Self(if is_ignored(kind) { None } else { Some(signal(kind)?) }))
+    }
+
+    /// Waits for the next one.
+    pub async fn recv(&mut self) {
+        match &mut self.0 {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Whether the process was started with a signal ignored (`SigIgn` of proc_pid_status(5)). Listening would undo that.
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (kind.as_raw_value() - 1) & 1 == 1
+}
+
+/// Asks for the stop at the first SIGINT, SIGTERM or SIGHUP; the second ends the process at once with exit code 130.
 ///
 /// # Errors
 /// When the process cannot listen for signals.
 pub fn signals(shutdown: Shutdown) -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = HangUp::listen()?;
     let parts = shutdown.clone();
     let _listening = vital::task("signals", &parts, async move {
         for round in 0.. {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                () = hang_up.recv() => {}
             }
             if round > 0 {
                 std::process::exit(130);

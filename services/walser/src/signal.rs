@@ -1,7 +1,8 @@
 //! The signals by which people end a command.
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use walser_service::HangUp;
 
 /// So many signals end the program, whatever it is doing: the first ends it in order, the second without waiting.
 const SIGNALS_MAX: u32 = 3;
@@ -38,15 +39,14 @@ impl Interrupts {
     /// Listens. From now on the signals do not end the process by themselves.
     pub(crate) fn listen() -> std::io::Result<Self> {
         let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        // Who was started by nohup lives on when the terminal is gone.
-        let mut hup = if is_ignored(SignalKind::hangup()) { None } else { Some(signal(SignalKind::hangup())?) };
+        let mut hup = HangUp::listen()?;
         let (told, interrupts) = watch::channel(None);
         tokio::spawn(async move {
             for number in 1_u32.. {
                 let interrupt = tokio::select! {
                     _ = int.recv() => Interrupt::Interrupted,
                     _ = term.recv() => Interrupt::Terminated,
-                    () = hung_up(&mut hup) => Interrupt::HungUp,
+                    () = hup.recv() => Interrupt::HungUp,
                 };
                 told.send_replace(Some(interrupt));
                 if number >= SIGNALS_MAX {
@@ -70,19 +70,4 @@ impl Interrupts {
         let came = self.0.has_changed().unwrap_or(false);
         if came { *self.0.borrow_and_update() } else { None }
     }
-}
-
-async fn hung_up(hup: &mut Option<Signal>) {
-    match hup {
-        Some(hup) => drop(hup.recv().await),
-        None => std::future::pending().await,
-    }
-}
-
-/// Whether the process was started with a signal ignored (`SigIgn` of proc_pid_status(5)). Listening would undo that.
-fn is_ignored(kind: SignalKind) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    mask >> (kind.as_raw_value() - 1) & 1 == 1
 }

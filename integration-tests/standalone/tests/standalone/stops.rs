@@ -102,3 +102,12 @@ async fn a_data_directory_of_another_node_is_refused_before_the_controller_hears
     let status = String::from_utf8(server.cli_ok(&["status"])).unwrap();
     assert!(status.contains("1 storage node") && status.contains("OK"), "{status}");
 }
+
+#[test]
+fn a_server_whose_terminal_is_gone_stops_in_order() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    server.signal("HUP");
+    let data = server.ended();
+    Server::start(&data).stop();
+}
