@@ -412,8 +412,8 @@ impl Serving<'_> {
     /// Has events written, and what waits for them released behind them. Without events it waits for those before it.
     fn gather(&mut self, out: Output, answer: Option<crate::call::Release>) {
         let wrote = !out.events.is_empty();
-        self.gathering.add(&out.events, self.clock.now().wall);
-        let deferred = Deferred { answer, notices: out.notices, lines: member_lines(&out.events) };
+        let cut = self.gathering.add(&out.events, self.clock.now().wall);
+        let deferred = Deferred { answer, notices: out.notices, lines: member_lines(&out.events), cut };
         if deferred.is_empty() {
             return;
         }
@@ -472,7 +472,10 @@ impl Serving<'_> {
             ack
         });
         while let Some(sealed) = self.gathering.take() {
-            sealed.deferred.into_iter().for_each(|deferred| deferred.fail(&failure));
+            for deferred in sealed.deferred {
+                let failure = if deferred.cut { &open } else { &failure };
+                deferred.fail(failure);
+            }
         }
         self.sessions.end_all(&failure);
         on_the_way

@@ -27,6 +27,8 @@ pub(super) struct Deferred {
     pub(super) notices: Vec<Notice>,
     /// What the log of the process says then.
     pub(super) lines: Vec<MemberLine>,
+    /// Its events are in several batches: some may be written although the last is not.
+    pub(super) cut: bool,
 }
 
 /// A batch that is ready.
@@ -64,24 +66,27 @@ impl Deferred {
 // === impl Gathering ===
 
 impl Gathering {
-    /// Adds the events of one request: to one batch, unless they are too many for any.
-    pub(super) fn add(&mut self, events: &[Event], now: Timestamp) {
+    /// Adds the events of one request: to one batch, unless they are too many for any. Returns whether they were.
+    pub(super) fn add(&mut self, events: &[Event], now: Timestamp) -> bool {
         if events.is_empty() {
-            return;
+            return false;
         }
+        let mut cut = false;
         if self.open.as_ref().is_some_and(|open| open.uncompressed_len() >= BATCH_BYTES) {
             self.seal();
         }
-        for event in events {
+        for (number, event) in events.iter().enumerate() {
             let encoded = event.encode();
             let fields =
                 RecordFields { timestamp: now, key: Some(&encoded.key), value: encoded.value.as_deref(), headers: &[] };
             if self.open.as_ref().is_some_and(|open| is_full(open, fields.encoded_len_max())) {
                 self.seal();
+                cut |= number > 0;
             }
             let open = self.open.get_or_insert_with(|| BatchBuilder::new(Compression::None, 4 << 10));
             open.append(&fields);
         }
+        cut
     }
 
     /// Releases something behind the events that were added last.
@@ -127,4 +132,25 @@ impl Gathering {
 fn is_full(open: &BatchBuilder, more: usize) -> bool {
     // A record costs its reader 64 bytes more than it has.
     open.uncompressed_len() + more > BATCH_BYTES_MAX || open.decoded_cost() + more + 128 > DECODED_COST_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_whose_events_are_in_several_batches_is_known_as_such() {
+        let groups = |count: usize| {
+            let group = |number| Event::Group(format!("{number:0>249}").parse().unwrap(), None);
+            (0..count).map(group).collect::<Vec<_>>()
+        };
+        let mut gathering = Gathering::default();
+        assert!(!gathering.add(&[], 0));
+        assert!(!gathering.add(&groups(5_000), 0));
+        assert!(!gathering.add(&groups(10), 0), "it goes into the next batch as a whole");
+        assert!(gathering.add(&groups(40_000), 0));
+        let batches = std::iter::from_fn(|| gathering.take()).count();
+        assert!(batches > 2, "{batches}");
+        assert!(!gathering.add(&groups(10), 0));
+    }
 }

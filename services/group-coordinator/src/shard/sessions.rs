@@ -29,7 +29,7 @@ impl Sessions {
 
     /// Releases an answer and notices. Those to a gateway without a stream are lost: it hears of them when it asks.
     pub(super) fn release(&self, deferred: Deferred) {
-        let Deferred { answer, notices, lines } = deferred;
+        let Deferred { answer, notices, lines, .. } = deferred;
         lines.iter().for_each(MemberLine::log);
         if let Some(answer) = answer {
             answer(Ok(()));
