@@ -1,7 +1,6 @@
 """A member of a group, which shares a topic with the others: member.py GROUP TOPIC"""
 import os, queue, signal, sys, time  # noqa: E401
 import grpc
-from walser.v1.common_pb2 import TopicPartition
 from walser.v1.group_pb2 import ConsumeCommit, ConsumeJoin, ConsumeRequest, OffsetCommit
 from walser.v1.group_pb2_grpc import GroupServiceStub
 
@@ -24,8 +23,9 @@ while not stopping:
                 for record in response.records.records:
                     print(response.records.partition, record.offset, record.value.decode(), flush=True)
                 if response.HasField("records"):  # They are processed: the group does not read them again.
-                    done = TopicPartition(topic=response.records.topic, partition=response.records.partition)
-                    done = OffsetCommit(topic_partition=done, offset=response.records.next_offset)
+                    chunk, done = response.records, OffsetCommit(offset=response.records.next_offset)
+                    done.topic_partition.topic, done.topic_partition.partition = chunk.topic, chunk.partition
+                    done.leader_epoch = chunk.leader_epoch  # By it a cut of the log is noticed.
                     requests.put(ConsumeRequest(commit=ConsumeCommit(offsets=[done])))
     except grpc.RpcError as error:
         if error.code().name in ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "UNIMPLEMENTED"):
