@@ -103,7 +103,7 @@ pub enum GroupError {
         limit: usize,
     },
     /// The request needs a group without members.
-    #[error("group {group} has {member_count} members; stop them first, or pass force where it is offered")]
+    #[error("group {group} has {}; stop them first (a reset of offsets can be forced)", members(*member_count))]
     GroupNotEmpty { group: GroupId, member_count: usize },
 }
 
@@ -144,4 +144,8 @@ impl GroupError {
     pub(crate) fn too_many(field: &'static str, actual: usize, limit: usize) -> Self {
         Self::FieldInvalid { field, actual: format!("{actual} long"), rule: format!("at most {limit} are allowed") }
     }
+}
+
+fn members(count: usize) -> String {
+    if count == 1 { "1 member".to_owned() } else { format!("{count} members") }
 }
