@@ -5,7 +5,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::shutdown::Shutdown;
 use crate::vital;
 
-/// SIGHUP: the terminal is gone. Whoever was started with it ignored, as by nohup(1), lives on.
+/// SIGHUP: the terminal is gone. Whoever was started with it ignored, as by nohup(1), lives on. It comes once: a shell and
+/// the system both send it when a terminal is closed.
 #[derive(Debug)]
 pub struct HangUp(Option<Signal>);
 
@@ -21,12 +22,13 @@ impl HangUp {
         Ok(Self(if is_ignored(kind) { None } else { Some(signal(kind)?) }))
     }
 
-    /// Waits for the next one.
+    /// Waits for the first one; for ever after that.
     pub async fn recv(&mut self) {
         match &mut self.0 {
             Some(signal) => drop(signal.recv().await),
             None => std::future::pending().await,
         }
+        self.0 = None;
     }
 }
 

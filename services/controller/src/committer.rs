@@ -67,20 +67,22 @@ struct Advised {
 }
 
 impl Advice {
-    /// Notes what a node has said of its disk. True: whether its directory has failed is another than before.
+    /// Notes what a node has said of its disk. True: whether its directory has failed is another than before, or it can
+    /// write again.
     pub(crate) fn note_disk(&self, node: NodeId, full: bool, failed: bool) -> bool {
         let set = |nodes: &mut NodeSet, contains: bool| match contains {
             true => nodes.insert(node),
             false => nodes.remove(node),
         };
         let mut known = self.0.lock();
-        set(&mut known.unwritable, full || failed);
-        set(&mut known.failed, failed)
+        let can_write = set(&mut known.unwritable, full || failed) && !full && !failed;
+        set(&mut known.failed, failed) || can_write
     }
 
-    /// Notes who has not been heard for a moment.
-    pub(crate) fn note_silent(&self, silent: NodeSet) {
-        self.0.lock().silent = silent;
+    /// Notes who has not been heard for a moment. True: somebody is heard again.
+    pub(crate) fn note_silent(&self, silent: NodeSet) -> bool {
+        let before = std::mem::replace(&mut self.0.lock().silent, silent.clone());
+        !before.without(&silent).is_empty()
     }
 
     fn add_to(&self, context: &mut DecisionContext) {
@@ -228,4 +230,23 @@ pub(crate) fn maybe(why: &ApiError) -> ApiError {
 /// The condition that a key was last changed at a revision; 0: that it does not exist.
 fn at(key: String, revision: Revision) -> Compare {
     if revision == 0 { Compare::Missing(key) } else { Compare::ModifiedAt(key, revision) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_can_take_a_lead_again_is_told() {
+        let advice = Advice::default();
+        let set = |nodes: &[i32]| nodes.iter().copied().map(NodeId).collect::<NodeSet>();
+        assert!(!advice.note_silent(set(&[1, 2])));
+        assert!(!advice.note_silent(set(&[1, 2, 3])));
+        assert!(advice.note_silent(set(&[1])));
+        assert!(!advice.note_disk(NodeId(2), true, false));
+        assert!(!advice.note_disk(NodeId(2), true, false));
+        assert!(advice.note_disk(NodeId(2), false, false));
+        assert!(!advice.note_disk(NodeId(2), false, false));
+        assert!(advice.note_disk(NodeId(2), false, true) && advice.note_disk(NodeId(2), false, false));
+    }
 }

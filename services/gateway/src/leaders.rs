@@ -1,6 +1,6 @@
 //! What the leaders say of their partitions, and what it means that one says nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,11 @@ pub(crate) const FIRST_EPOCH: LeaderEpoch = LeaderEpoch(0);
 
 /// What is known of some partitions, by topic and number.
 #[derive(Debug, Default)]
-pub(crate) struct Figures(HashMap<(Arc<str>, i32), Figure>);
+pub(crate) struct Figures {
+    of: HashMap<(Arc<str>, i32), Figure>,
+    /// Nodes that have not answered.
+    pub(crate) silent: HashSet<NodeId>,
+}
 
 /// What is known of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +44,6 @@ pub(crate) struct Figure {
     pub(crate) beginning: bool,
     /// Its leader has not heard yet that it leads, or is starting: a moment later it may serve.
     awaited: bool,
-    /// Its leader has not answered.
-    silent: bool,
 }
 
 /// An offset of a partition that is looked up at its leader.
@@ -65,6 +67,11 @@ impl Leaders {
 
     /// What the leaders say of all partitions of some topics.
     pub(crate) async fn figures(&self, topics: &[Arc<TopicView>]) -> Figures {
+        self.figures_without(topics, HashSet::new()).await
+    }
+
+    /// The same, without asking nodes that are known to be `silent`.
+    pub(crate) async fn figures_without(&self, topics: &[Arc<TopicView>], mut silent: HashSet<NodeId>) -> Figures {
         let mut figures = HashMap::new();
         let mut by_node: HashMap<NodeId, Vec<(&TopicView, i32, LeaderEpoch)>> = HashMap::new();
         for topic in topics {
@@ -75,8 +82,14 @@ impl Leaders {
                 }
             }
         }
-        let asked = by_node.into_iter().map(async |(node, wanted)| (node, self.ask(node, &wanted).await, wanted));
+        let asked = by_node.into_iter().map(async |(node, wanted)| {
+            let answer = if silent.contains(&node) { None } else { self.ask(node, &wanted).await };
+            (node, answer, wanted)
+        });
         for (node, answer, wanted) in join_all(asked).await {
+            if answer.is_none() {
+                silent.insert(node);
+            }
             let mut answer = answer.unwrap_or_default().into_iter();
             for (topic, number, epoch) in wanted {
                 let figure = match answer.next() {
@@ -86,7 +99,7 @@ impl Leaders {
                 figures.insert((Arc::clone(&topic.name), number), figure);
             }
         }
-        Figures(figures)
+        Figures { of: figures, silent }
     }
 
     /// Looks offsets up at their leaders. The answers are in the order of the questions.
@@ -130,13 +143,13 @@ fn answered<T>(topic: &TopicView, partition: i32, answer: LeaderAnswer<T>) -> Re
 impl Figures {
     /// What is known of a partition.
     pub(crate) fn get(&self, topic: &Arc<str>, partition: i32) -> Option<&Figure> {
-        self.0.get(&(Arc::clone(topic), partition))
+        self.of.get(&(Arc::clone(topic), partition))
     }
 
     /// The replica that has lacked something for longest.
     pub(crate) fn furthest_behind(&self) -> Option<(&str, i32, LaggingReplica)> {
         let lags = self
-            .0
+            .of
             .iter()
             .flat_map(|((topic, partition), figure)| figure.lags.iter().map(move |lag| (&**topic, *partition, *lag)));
         lags.max_by_key(|(topic, partition, lag)| (lag.behind, lag.offsets, *topic, *partition))
@@ -144,12 +157,7 @@ impl Figures {
 
     /// Whether a partition is about to be served by its leader.
     pub(crate) fn any_awaited(&self) -> bool {
-        self.0.values().any(|figure| figure.awaited)
-    }
-
-    /// Whether the leader of a partition has not answered.
-    pub(crate) fn is_silent(&self, topic: &Arc<str>, partition: i32) -> bool {
-        self.get(topic, partition).is_some_and(|figure| figure.silent)
+        self.of.values().any(|figure| figure.awaited)
     }
 
     /// Whether its leader serves a partition.
@@ -166,8 +174,7 @@ impl Figure {
     }
 
     pub(crate) fn silent(node: NodeId) -> Self {
-        let text = format!("storage node {node}, which leads it, does not answer");
-        Self { silent: true, ..Self::unserved(text, false) }
+        Self::unserved(format!("storage node {node}, which leads it, does not answer"), false)
     }
 
     fn unserved(problem: String, beginning: bool) -> Self {
@@ -177,7 +184,6 @@ impl Figure {
             damaged: false,
             beginning,
             awaited: false,
-            silent: false,
             lags: Vec::new(),
             compaction: None,
         }
@@ -190,7 +196,7 @@ impl Figure {
         let awaited = problem.is_none() && numbers.as_ref().is_err_and(waits);
         let beginning = epoch == FIRST_EPOCH && awaited;
         let problem = problem.or_else(|| numbers.as_ref().err().map(|failure| failure.message().to_owned()));
-        Self { numbers: numbers.ok(), problem, damaged, beginning, awaited, silent: false, lags, compaction }
+        Self { numbers: numbers.ok(), problem, damaged, beginning, awaited, lags, compaction }
     }
 }
 
@@ -198,6 +204,7 @@ impl Figure {
 impl Figures {
     /// Of one topic, by number.
     pub(crate) fn of_a_test(topic: &str, figures: Vec<Figure>) -> Self {
-        Self((0..).zip(figures).map(|(number, figure)| ((topic.into(), number), figure)).collect())
+        let of = (0..).zip(figures).map(|(number, figure)| ((topic.into(), number), figure)).collect();
+        Self { of, silent: HashSet::new() }
     }
 }

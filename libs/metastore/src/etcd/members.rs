@@ -150,34 +150,49 @@ impl Members {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let client = within(answer_max, self.connected(member)).await.map_err(not_sent)?;
-        match within(answer_max, request(client.clone())).await {
-            Err(Fault::Token(_)) => {}
+        let (client, renewals) = within(answer_max, self.connected(member)).await.map_err(not_sent)?;
+        let fault = match within(answer_max, request(client.clone())).await {
+            Err(fault @ Fault::Token(_)) => fault,
             answer => return answer,
+        };
+        // Seldom, and large.
+        Box::pin(self.ask_with_other_token(member, answer_max, request, (client, renewals), fault)).await
+    }
+
+    /// Asks once more, with another token, where there is one. Simple tokens die with idleness, and with the member that
+    /// gave them. The client renews them too, if it is asked to, but not for what a stream answers.
+    async fn ask_with_other_token<T, F>(
+        &self,
+        member: &Member,
+        answer_max: Duration,
+        request: &impl Fn(Client) -> F,
+        (client, renewals): (Client, u64),
+        fault: Fault,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        if within(answer_max, client.refresh_token()).await.is_ok() {
+            return within(answer_max, request(client)).await;
         }
-        // Simple tokens die with idleness, and with the member that gave them. The client renews them too, if it is asked to,
-        // but not for what a stream answers.
-        match within(answer_max, client.refresh_token()).await {
-            Ok(()) => within(answer_max, request(client)).await,
-            Err(_) => {
-                // The password may be another one by now: newer credentials are tried at once.
-                if let Some(connected) = member.client.lock().await.as_mut() {
-                    connected.renew_at = Instant::now();
-                }
-                let client = within(answer_max, self.connected(member)).await.map_err(not_sent)?;
-                within(answer_max, request(client)).await
-            }
+        // The password may be another one by now: newer credentials are tried at once.
+        if let Some(connected) = member.client.lock().await.as_mut() {
+            connected.renew_at = Instant::now();
+        }
+        match within(answer_max, self.connected(member)).await.map_err(not_sent)? {
+            (client, newer) if newer > renewals => within(answer_max, request(client)).await,
+            _ => Err(fault),
         }
     }
 
     /// The connection to a member: with the credentials of now, or, as long as the member does not take those, with the ones
-    /// before. Files are replaced before etcd knows of it, or wrongly: neither may cost a connection that works.
-    async fn connected(&self, member: &Member) -> Result<Client, Error> {
+    /// before; and how often they had been renewed. Files are replaced before etcd knows of it, or wrongly: neither may cost a connection that works.
+    async fn connected(&self, member: &Member) -> Result<(Client, u64), Error> {
         let mut connected = member.client.lock().await;
         let connecting = Arc::clone(&self.connecting.read());
         if let Some(connected) = connected.as_mut() {
             if connected.renewals == connecting.renewals || connected.renew_at > Instant::now() {
-                return Ok(connected.client.clone());
+                return Ok((connected.client.clone(), connected.renewals));
             }
             // Before the attempt, which may be given up.
             connected.renew_at = Instant::now() + RENEW_AGAIN;
@@ -189,7 +204,7 @@ impl Members {
                 if connected.replace(Connected { client: client.clone(), renewals, renew_at }).is_some() {
                     tracing::info!(member = member.url, "the new certificates or the new password of etcd are in use");
                 }
-                Ok(client)
+                Ok((client, renewals))
             }
             Err(error) => {
                 let Some(before) = connected.as_ref() else { return Err(error) };
@@ -197,7 +212,7 @@ impl Members {
                     member = member.url, %error,
                     "etcd does not take the new certificates or the new password: the connection before goes on"
                 );
-                Ok(before.client.clone())
+                Ok((before.client.clone(), before.renewals))
             }
         }
     }
@@ -213,10 +228,10 @@ async fn connect(url: &str, options: &ConnectOptions, proven: bool) -> Result<Cl
     Ok(client)
 }
 
-/// Whatever became of connecting, the request was not sent.
+/// Whatever became of connecting, the request was not sent, and a member that is connected may take it.
 fn not_sent(fault: Fault) -> Fault {
     match fault {
-        Fault::Unknown(text) => Fault::Elsewhere(text),
+        Fault::Unknown(text) | Fault::Refused(text) => Fault::Elsewhere(text),
         fault => fault,
     }
 }

@@ -42,7 +42,10 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 led = leads;
             }
             let recent = BEATS_RECENT * self.config.beat;
-            self.nodes.committer().advice.note_silent(self.sessions.out_of_sight(now, recent));
+            if self.nodes.committer().advice.note_silent(self.sessions.out_of_sight(now, recent)) {
+                // It may take the leads that a drained node had to keep.
+                self.bell.ring_for_all();
+            }
             if leads > 0 && self.nodes.committer().lead.is_sure() {
                 self.fence_lost(now).await;
                 self.fence_one_silent(now, leads, &mut rule).await;
@@ -77,8 +80,12 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             Verdict::StepAside => self.nodes.committer().lead.step_aside(term),
             Verdict::FenceOne => {
                 for (node, node_epoch) in silent {
-                    if self.fence(node, node_epoch, self.config.session).await {
-                        return rule.fenced(self.clock.monotonic());
+                    let fenced = self.fence(node, node_epoch, self.config.session).await;
+                    if fenced != Some(false) {
+                        rule.fenced(self.clock.monotonic());
+                    }
+                    if fenced == Some(true) {
+                        return;
                     }
                 }
             }
@@ -122,8 +129,9 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         }
     }
 
-    /// Fences a node that was not heard for `limit`, unless it was heard meanwhile. Returns whether it did, or may have.
-    async fn fence(&self, node: NodeId, node_epoch: Revision, limit: Duration) -> bool {
+    /// Fences a node that was not heard for `limit`, unless it was heard meanwhile. Returns whether it did; `None`: it may
+    /// have.
+    async fn fence(&self, node: NodeId, node_epoch: Revision, limit: Duration) -> Option<bool> {
         let fenced = async {
             let _turn = self.nodes.turns().next().await?;
             let (view, context) = self.nodes.committer().context()?;
@@ -133,22 +141,22 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             // A node that was refused is there, and does not obey this metadata: its partitions can be read.
             let current = view.metadata.node(node).filter(|found| found.epoch == node_epoch);
             if heard || current.is_some_and(|found| self.refused.refuses(node, &found.registration, now)) {
-                return Ok(false);
+                return Ok(Some(false));
             }
             let decision = control::fence(&context, node).filter(|_| current.is_some());
             if let Some(decision) = &decision {
                 if self.nodes.committer().commit(&view, decision, Extra::default()).await? == Committed::Again {
                     // The session stays: the next look finds the node as silent, or fenced.
-                    return Ok(true);
+                    return Ok(None);
                 }
                 tracing::warn!(node = %node, node_epoch, "node fenced: not heard within its session, or its connection broke");
             }
             self.sessions.end(node, node_epoch);
-            Ok::<_, ApiError>(decision.is_some())
+            Ok::<_, ApiError>(Some(decision.is_some()))
         };
         fenced.await.unwrap_or_else(|failure| {
             tracing::warn!(node = %node, %failure, "fencing did not finish, it will be tried again");
-            true
+            None
         })
     }
 }

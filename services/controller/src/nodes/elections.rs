@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use walser_metadata::PartitionEntry;
 use walser_model::{NodeId, TopicPartition};
 use walser_replication::PartitionState;
-use walser_replication::control::{self, Candidate, Decision, DecisionContext, Lack};
+use walser_replication::control::{self, Candidate, Decision, DecisionContext, Lack, NodeRecord};
 use walser_rpc::{ApiError, Reason};
 
 use super::Nodes;
@@ -131,16 +131,22 @@ fn no_replica(node: NodeId, state: &PartitionState) -> ApiError {
 }
 
 /// Why a node does not get the lead from one that is there.
-fn why_not(context: &DecisionContext, wanted: NodeId) -> String {
-    if context.node(wanted).is_some_and(|found| found.drained) {
+fn why_not(context: &DecisionContext, state: &PartitionState, wanted: NodeId) -> String {
+    let is = |what: &dyn Fn(&NodeRecord) -> bool| context.node(wanted).is_some_and(what);
+    if context.alive(wanted) && is(&|found| found.drained) {
         return format!("is drained (`walser node uncordon {wanted}` ends that)");
     }
     let why = if !context.alive(wanted) {
         "is not in service"
+    } else if is(&|found| found.shutting_down) {
+        "is about to stop"
     } else if context.silent.contains(wanted) {
         "has not been heard for a moment; it may have stopped"
     } else if context.unwritable.contains(wanted) {
         "cannot write at present: its disk is full or not there"
+    } else if state.elr.contains(wanted) {
+        "is not in sync, but has everything that was committed: `--unclean --accept-loss` elects it, for a leader that reaches \
+         nobody; what only that one has, of writes with acks=leader, is lost then"
     } else {
         "is not in sync"
     };
@@ -206,11 +212,10 @@ impl Wish {
         if leader == wanted {
             return Step::Over(Ok(Some(leader)));
         }
-        let named = || self.node.and_then(|node| control::elect_eligible(context, &found.record, node));
-        match control::elect_named(context, &found.record, wanted).or_else(named) {
+        match control::elect_named(context, &found.record, wanted) {
             Some(decision) => Step::Elect(decision),
             None => {
-                let why = why_not(context, wanted);
+                let why = why_not(context, state, wanted);
                 let text = format!("node {wanted} {why}; node {leader} goes on to lead");
                 Step::Over(Err(unavailable(Reason::EligibleLeadersNotAvailable, id, text)))
             }
@@ -222,6 +227,10 @@ impl Wish {
         if let Some(leader) = state.leader {
             if self.node == Some(leader) {
                 return Step::Over(Ok(Some(leader)));
+            }
+            // What was committed is there; what the leader alone has is lost, as was accepted.
+            if let Some(decision) = self.node.and_then(|node| control::elect_eligible(context, &found.record, node)) {
+                return Step::Elect(decision);
             }
             let text = format!(
                 "is for partitions without a leader: node {leader} leads this one, and it is not known that its log \

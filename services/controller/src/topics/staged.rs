@@ -76,8 +76,8 @@ impl Topics {
         };
         tokio::time::timeout(OTHER_PATIENCE, waiting).await.map_err(|_| {
             let text = format!(
-                "partitions of topic \"{name}\" are being created since an earlier call, which is not finished after {} s; \
-                 nothing was done; try again later, or delete the topic",
+                "partitions of topic \"{name}\" are staged and are not created yet after {} s; they are as soon as enough \
+                 nodes are in service; try again later, or delete the topic",
                 OTHER_PATIENCE.as_secs()
             );
             ApiError::new(Reason::ControllerNotAvailable, text).with("topic", name)

@@ -220,11 +220,8 @@ impl ClusterApi {
             let view = self.metadata.view();
             let topics: Vec<_> = topics.iter().filter_map(|topic| view.topic(*topic).cloned()).collect();
             // Whoever has not answered would be waited for once more.
-            let (silent, answers): (Vec<_>, Vec<_>) = topics
-                .into_iter()
-                .partition(|topic| topic.leaders().any(|(at, ..)| figures.is_silent(&topic.name, at.0)));
-            let mut still = unserved(&figures, &silent, led);
-            still.extend(unserved(&self.leaders.figures(&answers).await, &answers, led));
+            let again = self.leaders.figures_without(&topics, figures.silent).await;
+            let still = unserved(&again, &topics, led);
             missing.retain(|object, topic| still.get(object) == Some(topic));
         }
         let mut missing: Vec<_> = missing.into_keys().collect();

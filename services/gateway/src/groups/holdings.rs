@@ -163,7 +163,12 @@ impl Holding {
         self.caught_up = false;
         if self.sent_to.is_some_and(|sent| sent > offset) {
             // What was sent from there on is gone: others lie there, or will.
-            (self.sent_to, self.unprocessed) = (Some(offset), None);
+            self.sent_to = Some(offset);
+            let read_to = ReadTo { offset, leader_epoch: None };
+            self.unprocessed = self.unprocessed.map(|sent| match sent.read_to.offset > offset {
+                true => Unprocessed { read_to, message: self.sent_in, since: Instant::now() },
+                false => sent,
+            });
             self.records_to = self.records_to.map(|sent| sent.min(offset));
             self.outstanding_since = self.outstanding_since.filter(|_| self.is_outstanding());
         }
@@ -453,13 +458,17 @@ mod tests {
         let mut held = holding(Some(0));
         held.sent((50, 1, Some(50)), 100, 1);
         held.sent((100, 1, Some(100)), 100, 2);
+        assert!(held.processed((later, limit), 0).is_none(), "the connection has not taken it");
         held.moved(60);
-        assert_eq!(held.processed((later, limit), 2), None);
+        let read_to = |held: &mut Holding, at| held.processed((at, limit), 2).map(|read_to| read_to.offset);
+        assert_eq!(read_to(&mut held, later + limit), Some(50));
+        assert_eq!(read_to(&mut held, later + 2 * limit), Some(60), "what was sent below it is processed");
+        assert_eq!(read_to(&mut held, later + 4 * limit), None);
         assert!(held.progress().is_some_and(|progress| progress.next_offset == 60));
         held.committed(Offset(60));
         assert!(held.outstanding_since().is_none(), "the client has committed all that there is");
         held.sent((70, 3, Some(70)), 70, 3);
-        let read_to = held.processed((later + 2 * limit, limit), 3);
+        let read_to = held.processed((later + 9 * limit, limit), 3);
         assert_eq!(read_to, Some(ReadTo { offset: 70, leader_epoch: Some(LeaderEpoch(3)) }));
         held.sent((80, 3, Some(80)), 80, 4);
         held.moved(90);

@@ -70,12 +70,11 @@ pub(crate) struct PartitionElectArgs {
     pub(crate) topic: String,
     /// Partition, from 0; without it, all of the topic
     pub(crate) partition: Option<i32>,
-    /// Node that is to lead; without it, the first replica. While too few
-    /// replicas are in sync, also one that has everything but is not in sync
+    /// Node that is to lead; without it, the first replica
     #[arg(long, value_name = "ID")]
     pub(crate) node: Option<i32>,
-    /// Where nobody leads, or the leader's log is damaged: whoever has most,
-    /// though it need not have everything
+    /// Where nobody leads, the leader's log is damaged, or it reaches too few:
+    /// whoever has most, or --node, though it need not have everything
     #[arg(long)]
     pub(crate) unclean: bool,
     /// What the elected replica lacks is lost, what it had not deleted yet can

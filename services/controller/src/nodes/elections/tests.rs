@@ -75,21 +75,25 @@ fn a_leader_steps_down_for_whoever_can_lead_in_its_place() {
 }
 
 #[test]
-fn a_node_is_named_while_too_few_are_in_sync_where_it_is_eligible_and_heard() {
-    let wish = Wish { node: Some(NodeId(2)), unclean: false };
+fn an_eligible_node_gets_the_lead_of_another_one_only_where_loss_is_accepted() {
+    let asked = |unclean| Wish { node: Some(NodeId(2)), unclean };
+    let refused =
+        |context: &DecisionContext, found: &PartitionEntry| match asked(false).step(context, found, (&[], None)) {
+            Step::Over(Err(error)) => error.to_string(),
+            _ => panic!("node 2 gets the lead"),
+        };
     let mut found = led();
     found.record.state.min_isr = 2;
-    let refused = |context: &DecisionContext, found: &PartitionEntry| match wish.step(context, found, (&[], None)) {
-        Step::Over(Err(error)) => error.to_string(),
-        _ => panic!("node 2 gets the lead"),
-    };
-    assert!(refused(&context(), &found).contains("is not in sync"));
+    assert!(refused(&context(), &found).contains("is not in sync; node 1 goes on"));
     found.record.state.elr = [NodeId(2), NodeId(3)].into_iter().collect();
-    let Step::Elect(decision) = wish.step(&context(), &found, (&[], None)) else { panic!("it has everything") };
+    assert!(refused(&context(), &found).contains("`--unclean --accept-loss` elects it"));
+    let Step::Elect(decision) = asked(true).step(&context(), &found, (&[], None)) else { panic!("it was accepted") };
     assert_eq!(written(&decision).leader, Some(NodeId(2)));
-    let mut silent = context();
+    let (mut silent, mut stops) = (context(), context());
     silent.silent = std::iter::once(NodeId(2)).collect();
-    assert!(refused(&silent, &found).contains("has not been heard for a moment"));
+    assert!(matches!(asked(true).step(&silent, &found, (&[], None)), Step::Over(Err(_))));
     found.record.state.isr.insert(NodeId(2));
-    assert!(refused(&silent, &found).contains("node 1 goes on to lead"), "in sync or not");
+    assert!(refused(&silent, &found).contains("has not been heard for a moment"), "in sync or not");
+    stops.nodes.get_mut(&NodeId(2)).unwrap().shutting_down = true;
+    assert!(refused(&stops, &found).contains("is about to stop"));
 }

@@ -33,15 +33,18 @@ pub(super) async fn run(arguments: &NodeDrainArgs) -> Result<ExitCode, CliError>
     let NodeDrainArgs { timeout, node: NodeChangeArgs { id, server } } = arguments;
     let server = Server::of(server)?;
     let mut interrupts = Interrupts::listen()?;
-    let begun = Cell::new(false);
+    let drain: Cell<Option<&str>> = Cell::new(None);
     let draining = async {
-        let node = change(&server, *id, (Some(true), Some(true))).await?;
-        begun.set(true);
+        drain.set(Some("may stand"));
+        let node = change(&server, *id, (Some(true), Some(true))).await.inspect_err(|error| {
+            drain.set(drain.get().filter(|_| error.is_in_doubt()));
+        })?;
+        drain.set(Some("stands"));
         wait(&server, node, Duration::from_secs(*timeout)).await
     };
     let stands = || {
-        if begun.get() {
-            output::note(&format!("The drain stands. To end it: walser node uncordon {id}"));
+        if let Some(stands) = drain.get() {
+            output::note(&format!("The drain {stands}. To end it: walser node uncordon {id}"));
         }
     };
     tokio::select! {
@@ -85,7 +88,10 @@ async fn wait(server: &Server, mut node: pb::Node, timeout: Duration) -> Result<
         }
         tokio::time::sleep(LOOK_EVERY).await;
         match listed(server).await {
-            Ok(nodes) => node = nodes.into_iter().find(|node| node.id == id).ok_or_else(|| unknown_node(id, &[]))?,
+            Ok(nodes) => {
+                let found = nodes.iter().find(|node| node.id == id).cloned();
+                node = found.ok_or_else(|| unknown_node(id, &nodes))?;
+            }
             Err(failure) if failure.retry() != RetryAdvice::Never && begun.elapsed() < timeout => {}
             Err(failure) => return Err(server.failed(failure)),
         }
