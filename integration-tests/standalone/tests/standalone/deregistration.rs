@@ -99,6 +99,17 @@ async fn shrinks(arguments: &[String]) {
     cluster.ok(&["node", "deregister", "4", "--accept-loss"]);
     healthy(&cluster.address).await;
 
+    // One that only seemed to be gone is stopped once it is heard.
+    cluster.up.act_ok(&["start", "storage-node", "4"]);
+    cluster.is("active").await;
+    cluster.up.act_ok(&["pause", "storage-node", "4"]);
+    cluster.is("down").await;
+    cluster.ok(&["node", "deregister", "4", "--accept-loss"]);
+    cluster.up.act_ok(&["resume", "storage-node", "4"]);
+    let ended = async || cluster.up.act(&["status", "storage-node", "4"]).stdout.windows(4).any(|text| text == b"down");
+    until(ended, "it ends").await;
+    assert_eq!(cluster.ok(&["node", "list", "-o", "name"]), "1\n2\n3\n");
+
     // And with another directory.
     std::fs::remove_dir_all(dir.join("storage-node-4")).unwrap();
     cluster.up.act_ok(&["start", "storage-node", "4"]);

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use walser_metadata::NodeEntry;
 use walser_metadata::value::NodeLiveness;
@@ -24,6 +25,10 @@ use crate::topics::{ATTEMPTS_MAX, contended};
 
 /// Topics that an error names; the rest is counted.
 const NAMED_MAX: usize = 5;
+
+/// How long it is waited for a node to be fenced that is not heard any more, and how often that is looked at.
+const FENCE_WAIT: Duration = Duration::from_secs(3);
+const FENCE_LOOK: Duration = Duration::from_millis(100);
 
 /// What is known of a node beside the metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +63,7 @@ fn check_stopped(node: NodeId, entry: &NodeEntry, news: NodeNews) -> Result<(), 
         (false, _) => "is in service",
     };
     let text = format!(
-        "storage node {node} {what}; nothing was done: stop it for good first, and try again once `walser node list` shows \
+        "storage node {node} {what}, and stays registered: stop it for good first, and try again once `walser node list` shows \
          it as down"
     );
     Err(refused("node-in-service", node, text))
@@ -102,7 +107,7 @@ fn check_no_replica(node: NodeId, view: &ClusterView) -> Result<(), ApiError> {
     }
     let replicas = if total == 1 { "1 replica".to_owned() } else { format!("{total} replicas") };
     let text = format!(
-        "storage node {node} has {replicas}: {}; nothing was done: replicas stay until their topic is deleted. Where the \
+        "storage node {node} has {replicas}: {}; it stays registered: replicas stay until their topic is deleted. Where the \
          machine is lost, a node with the same id and an empty directory gets them from the others",
         named.join(", ")
     );
@@ -121,14 +126,14 @@ fn check_nothing_aside(node: NodeId, aside: HeldAside) -> Result<(), ApiError> {
         HeldAside::Some { replicas, bytes } => {
             let text = format!(
                 "storage node {node} holds data aside that the metadata does not know: {replicas} partitions ({bytes} \
-                 bytes); nothing was done: {help}"
+                 bytes), and stays registered: {help}"
             );
             refused("node-holds-data-aside", node, text).with("setAside", replicas)
         }
         HeldAside::Unknown => {
             let text = format!(
                 "it is not known whether storage node {node} holds data aside: this controller has heard nothing of it; \
-                 nothing was done: {help}"
+                 it stays registered: {help}"
             );
             refused("node-may-hold-data-aside", node, text)
         }
@@ -149,15 +154,22 @@ impl Nodes {
         accept_loss: bool,
         news: impl Fn(&NodeEntry) -> NodeNews,
     ) -> Result<Arc<NodeEntry>, ApiError> {
-        let mut begun = None;
+        let (mut begun, mut waited) = (None, Duration::ZERO);
         for _ in 0..ATTEMPTS_MAX {
-            let _turn = self.turns().next().await?;
+            let turn = self.turns().next().await?;
             let (view, context) = self.committer().context()?;
             let Some(entry) = view.metadata.node(node).filter(|entry| entry.epoch > 0) else {
                 // Removed by this very call, when the outcome was not known.
                 return begun.ok_or_else(|| no_such_node(&view, node));
             };
             let known = news(entry);
+            if !entry.liveness.fenced && !known.runs && waited < FENCE_WAIT {
+                // It is shown as down by now, and fenced at once.
+                drop(turn);
+                tokio::time::sleep(FENCE_LOOK).await;
+                waited += FENCE_LOOK;
+                continue;
+            }
             check_stopped(node, entry, known)?;
             check_no_replica(node, &view)?;
             if !accept_loss {

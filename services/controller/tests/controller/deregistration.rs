@@ -300,6 +300,19 @@ async fn a_topic_that_is_created_meanwhile_is_not_placed_on_a_node_that_goes() {
     assert!(!has_orphans(&started.until(|view| !is_known(view, 2)).await));
 }
 
+/// It finds the node gone when it looks again, and does not say that there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_whose_answer_was_lost_is_known_again() {
+    let store = Arc::new(HoldingStore::default());
+    let started = with_one_gone(&store).await;
+    let caught = store.catch(REGISTRATION);
+    let deregistered = deregistering(&started);
+    let (removal, go_on) = caught.await.unwrap();
+    assert!(matches!(store.inner.transact(removal).await, Ok(Outcome::Committed(_))));
+    go_on.send(()).unwrap();
+    assert_eq!(deregistered.await.unwrap().unwrap().id, 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_comes_back_meanwhile_is_not_removed() {
     let store = Arc::new(HoldingStore::default());
