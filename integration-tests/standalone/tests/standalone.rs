@@ -33,6 +33,8 @@ mod contradictions;
 mod controllers;
 #[path = "standalone/decoded_cost.rs"]
 mod decoded_cost;
+#[path = "standalone/deregistration.rs"]
+mod deregistration;
 #[path = "standalone/elections.rs"]
 mod elections;
 #[path = "standalone/etcd.rs"]

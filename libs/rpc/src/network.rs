@@ -285,6 +285,7 @@ impl Network {
         if changes.nodes.is_empty() && changes.partitions.is_empty() {
             return;
         }
+        self.forget_storage(changes.nodes.iter().copied().filter(|id| view.node(*id).is_none()));
         // Also with every change of partitions: what was sent to it before its leads had gone is sent to others then.
         let fenced = view.nodes().filter(|(_, node)| node.liveness.fenced).map(|(id, _)| id);
         let given_up: Vec<_> = {
@@ -292,6 +293,17 @@ impl Network {
             fenced.filter_map(|id| known.storage.get(&id).map(|found| Arc::clone(&found.client))).collect()
         };
         given_up.iter().for_each(|client| client.give_up());
+    }
+
+    /// Forgets storage nodes of other processes that are not registered any more, and gives up waiting for them.
+    fn forget_storage(&self, gone: impl Iterator<Item = NodeId>) {
+        let forgotten: Vec<_> = {
+            let mut known = self.known.lock();
+            let dialed: Vec<_> =
+                gone.filter(|id| known.storage.get(id).is_some_and(|found| found.address.is_some())).collect();
+            dialed.into_iter().filter_map(|id| known.storage.remove(&id)).collect()
+        };
+        forgotten.iter().for_each(|found| found.client.give_up());
     }
 
     /// Makes the controllers known that are in other processes, by their addresses with commas between them: one of them
@@ -354,10 +366,37 @@ impl Network {
 
 #[cfg(test)]
 mod tests {
+    use walser_metadata::value::NodeRegistration;
+    use walser_metadata::{Delta, MetadataChange};
     use walser_proto::internal::v1 as pbi;
     use walser_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
 
     use super::*;
+
+    /// Nobody waits for its answer any more, such as a list of what nodes hold.
+    #[tokio::test]
+    async fn a_storage_node_that_is_not_registered_any_more_is_forgotten() {
+        let network = Network::default();
+        let mut view = View::<()>::default();
+        let registered = |node| MetadataChange::Registration {
+            node: NodeId(node),
+            value: Box::new(NodeRegistration { internal_address: format!("127.0.0.1:{node}"), ..Default::default() }),
+            revision: 1,
+        };
+        let changes = view.apply(Delta { version: 1, snapshot: true, changes: vec![registered(1), registered(2)] });
+        network.dial_changed(&view, &changes.unwrap());
+        assert_eq!(network.storage_nodes(), [NodeId(1), NodeId(2)]);
+        let deltas = [
+            Delta { version: 2, snapshot: false, changes: vec![MetadataChange::NodeRemoved(NodeId(1))] },
+            // Whoever was away for a while is not told of each change.
+            Delta { version: 3, snapshot: true, changes: Vec::new() },
+        ];
+        for (delta, left) in deltas.into_iter().zip([&[NodeId(2)][..], &[]]) {
+            let changes = view.apply(delta).unwrap();
+            network.dial_changed(&view, &changes);
+            assert_eq!(network.storage_nodes(), left);
+        }
+    }
 
     #[tokio::test]
     async fn a_callee_that_is_not_there_is_told_without_the_words_of_the_library() {

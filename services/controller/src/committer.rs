@@ -85,6 +85,15 @@ impl Advice {
         !before.without(&silent).is_empty()
     }
 
+    /// Forgets nodes that are not registered any more.
+    pub(crate) fn retain(&self, registered: impl Fn(NodeId) -> bool) {
+        let mut known = self.0.lock();
+        let Advised { unwritable, failed, silent } = &mut *known;
+        for nodes in [unwritable, failed, silent] {
+            *nodes = nodes.iter().filter(|node| registered(*node)).collect();
+        }
+    }
+
     fn add_to(&self, context: &mut DecisionContext) {
         let known = self.0.lock();
         context.unwritable.clone_from(&known.unwritable);
@@ -228,7 +237,7 @@ pub(crate) fn maybe(why: &ApiError) -> ApiError {
 }
 
 /// The condition that a key was last changed at a revision; 0: that it does not exist.
-fn at(key: String, revision: Revision) -> Compare {
+pub(crate) fn at(key: String, revision: Revision) -> Compare {
     if revision == 0 { Compare::Missing(key) } else { Compare::ModifiedAt(key, revision) }
 }
 

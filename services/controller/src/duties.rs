@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use walser_metadata::{Changes, PartitionEntry};
 use walser_metastore::Revision;
-use walser_model::{Clock, TopicId, TopicPartition};
+use walser_model::{Clock, NodeId, TopicId, TopicPartition};
 use walser_replication::control::{self, Decision, DecisionContext};
 use walser_rpc::ApiError;
 
@@ -94,6 +94,10 @@ impl Dirty {
         self.topics.extend(&changes.tombstones);
         let of_topics = changes.topics.iter().flat_map(|topic| metadata.partitions_of(*topic));
         self.partitions.extend(of_topics.map(|partition| partition.record.key));
+        if changes.nodes.iter().any(|node| metadata.node(*node).is_none()) {
+            // Nobody waits for its confirmations any more.
+            self.topics.extend(metadata.tombstones().map(|(topic, _)| topic));
+        }
         if !changes.nodes.is_empty() {
             let on_node = |partition: &&PartitionEntry| {
                 partition.record.state.replicas.iter().any(|node| changes.nodes.contains(node))
@@ -132,9 +136,10 @@ impl Dirty {
     }
 }
 
-/// Whether nothing is left of a topic that is being deleted.
+/// Whether nothing is left of a topic that is being deleted, on any node that is registered.
 fn is_removed(view: &ClusterView, id: TopicId) -> bool {
-    let confirmed = view.metadata.tombstone(id).is_some_and(|tombstone| tombstone.value.nodes.is_empty());
+    let awaited = |node: &i32| view.metadata.node(NodeId(*node)).is_some();
+    let confirmed = view.metadata.tombstone(id).is_some_and(|tombstone| !tombstone.value.nodes.iter().any(awaited));
     confirmed && view.metadata.partitions_of(id).next().is_none()
 }
 
@@ -254,13 +259,32 @@ mod tests {
     }
 
     #[test]
+    fn a_deletion_is_looked_at_again_when_a_node_that_it_waits_for_is_deregistered() {
+        let topic = TopicId::from_bytes([1; 16]);
+        let value = Box::new(TombstoneValue { nodes: vec![1], ..TombstoneValue::default() });
+        let registered = |node| MetadataChange::Registration { node: NodeId(node), value: Box::default(), revision: 1 };
+        let changes = vec![MetadataChange::Tombstone { topic, value, revision: 1 }, registered(1), registered(2)];
+        let mut before = ClusterView::default();
+        before.metadata.apply(Delta { version: 1, snapshot: true, changes }).unwrap();
+        for (node, awaited) in [(1, true), (2, false)] {
+            let mut view = before.clone();
+            let changes = vec![MetadataChange::NodeRemoved(NodeId(node))];
+            let changes = view.metadata.apply(Delta { version: 2, snapshot: false, changes }).unwrap();
+            let mut dirty = Dirty::default();
+            dirty.touch(&before, &view, &changes);
+            assert_eq!(dirty.unfinished(&view), BTreeSet::from([topic]));
+            assert_eq!(is_removed(&view, topic), awaited, "it waits for node 1 alone");
+        }
+    }
+
+    #[test]
     fn a_deletion_that_nobody_has_in_hand_any_more_is_found_without_a_change() {
         let (left, gone) = (TopicId::from_bytes([1; 16]), TopicId::from_bytes([2; 16]));
         let tombstone = |topic| {
             let value = Box::new(TombstoneValue { nodes: vec![1], ..TombstoneValue::default() });
             MetadataChange::Tombstone { topic, value, revision: 1 }
         };
-        let value = Box::new(PartitionValue::from(PartitionState::new(vec![walser_model::NodeId(1)], 1)));
+        let value = Box::new(PartitionValue::from(PartitionState::new(vec![NodeId(1)], 1)));
         let partition =
             MetadataChange::Partition { id: TopicPartition::new(left, PartitionIndex(0)), value, revision: 1 };
         let mut view = ClusterView::default();

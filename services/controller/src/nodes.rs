@@ -1,5 +1,6 @@
 //! Storage nodes: registration, and the leader epochs that leaders ask for.
 
+mod deregistration;
 mod elections;
 mod holdings;
 mod in_sync;
@@ -20,6 +21,7 @@ use crate::committer::{Committed, Committer, Extra};
 use crate::topics::{ATTEMPTS_MAX, contended};
 use crate::turns::Turns;
 
+pub(crate) use deregistration::{HeldAside, NodeNews};
 pub(crate) use elections::{Election, InHand, Known, Lacks, STEPPED_DOWN_MAX, Wish};
 pub(crate) use holdings::Holdings;
 pub(crate) use in_sync::Proposed;
@@ -101,12 +103,14 @@ impl Nodes {
     /// Registers a node; returns its node epoch. Its earlier incarnation is fenced and swept out of every in-sync set and
     /// every lead first, so that nothing of it counts any more (rules R17 and R18). It is unfenced once it has seen that
     /// (amendment A10). `held`: what it says of its directory. Where that is not all that the node had, it neither counts
-    /// nor is eligible until it has followed a leader (rule R20, amendment A5).
+    /// nor is eligible until it has followed a leader (rule R20, amendment A5). `registered`: is called before the next
+    /// decision about nodes is taken.
     pub(crate) async fn register(
         &self,
         node: NodeId,
         registration: &NodeRegistration,
         held: &Holdings,
+        registered: impl Fn(Revision),
     ) -> Result<Revision, ApiError> {
         for _ in 0..ATTEMPTS_MAX {
             let _turn = self.turns.next().await?;
@@ -141,6 +145,7 @@ impl Nodes {
                     let extra = Extra { registration: Some(registration.clone()), ..Extra::default() };
                     if let Committed::At(revision) = self.committer.commit(&view, decision, extra).await? {
                         held.report(node, older && replaced.is_none());
+                        registered(revision);
                         return Ok(revision);
                     }
                 }

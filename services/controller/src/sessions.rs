@@ -190,6 +190,16 @@ impl<S: Clone> Sessions<S> {
         }
     }
 
+    /// Forgets nodes that are not registered any more: whatever has such an id later is another one.
+    pub(crate) fn retain(&self, registered: impl Fn(NodeId) -> bool) {
+        let mut inner = self.inner.lock();
+        inner.by_node.retain(|node, _| registered(*node));
+        inner.said_last.retain(|node, _| registered(*node));
+        inner.lost.retain(|node, _| registered(*node));
+        inner.may_stop.retain(|node, _| registered(*node));
+        inner.refused.retain(|node, _| registered(*node));
+    }
+
     /// What a node has said last whose session has ended.
     pub(crate) fn said_last(&self, node: NodeId) -> Option<S> {
         self.inner.lock().said_last.get(&node).cloned()
@@ -294,6 +304,23 @@ mod tests {
         assert!(!sessions.any_heard());
         sessions.beat(NodeId(1), Session { node_epoch: 7, ..Session::default() });
         assert!(sessions.any_heard());
+    }
+
+    #[test]
+    fn nothing_of_a_node_is_remembered_once_it_is_not_registered_any_more() {
+        let sessions = Sessions::<u8>::default();
+        for node in [1, 2, 3] {
+            sessions.beat(NodeId(node), Session { node_epoch: 7, stats: 9, ..Session::default() });
+        }
+        sessions.end(NodeId(2), 7);
+        sessions.lose(NodeId(3), 7, Duration::ZERO);
+        sessions.let_stop(NodeId(3), 7);
+        assert_eq!(sessions.said_last(NodeId(2)), Some(9));
+        sessions.retain(|node| node == NodeId(1));
+        assert!(sessions.get(NodeId(1)).is_some() && sessions.get(NodeId(3)).is_none());
+        assert!(sessions.said_last(NodeId(2)).is_none() && !sessions.may_stop(NodeId(3), 7));
+        let long = Duration::from_secs(9);
+        assert_eq!(sessions.lost(long, Duration::ZERO, long), []);
     }
 
     #[test]

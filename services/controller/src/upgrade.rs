@@ -80,8 +80,9 @@ pub(crate) fn check(view: &ClusterView, followers: &Followers) -> Result<(), Api
         all.push(format!("{gateways} other processes that follow the metadata, such as gateways"));
     }
     let text = format!(
-        "feature level {level} is not known to {}; start the version that the controllers have there first; nothing was done",
-        all.join(", ")
+        "feature level {level} is not known to {}; start the version that the controllers have there first{}; nothing was done",
+        all.join(", "),
+        if named.is_empty() { "" } else { " (a storage node that is gone for good: `walser node deregister ID`)" }
     );
     Err(ApiError::new(Reason::PolicyViolation, text).with("policy", "feature-level").with("requiredLevel", level))
 }

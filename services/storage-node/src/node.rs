@@ -116,8 +116,8 @@ impl Membership {
                     tokio::time::sleep(RETRY).await;
                 }
                 Ok(SessionEnd::Replaced(reason)) => {
-                    tracing::error!(reason, "another process has taken the id of this node; it stops");
-                    shutdown.begin_failed(format!("another process has taken the id of this node: {reason}"));
+                    tracing::error!(reason, "this process is not the node of its id any more; it stops");
+                    shutdown.begin_failed(format!("this process is not the node of its id any more: {reason}"));
                     return;
                 }
                 Err(StartError::Registration(failure)) if is_foreign(&failure) => {

@@ -16,7 +16,7 @@ use walser_service::Caller;
 use super::Controller;
 use super::describe::wire_operation;
 use crate::cluster_view::ClusterView;
-use crate::nodes::{self, NodeWish};
+use crate::nodes::{self, HeldAside, NodeNews, NodeWish};
 use crate::restore::{self, Accepted};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -120,6 +120,19 @@ impl ClusterService for Controller {
         }))
     }
 
+    async fn deregister_node(&self, request: Request<pb::DeregisterNodeRequest>) -> Answer<pb::DeregisterNodeResponse> {
+        let caller = Caller::relayed(&request);
+        let pb::DeregisterNodeRequest { node_id, accept_loss } = request.into_inner();
+        self.changeable()?;
+        let node = NodeId(node_id);
+        let entry = self.nodes.deregister(node, accept_loss, |entry| self.news_of(node, entry)).await?;
+        let (client_id, client_address, node_epoch) = (caller.client_id(), caller.address(), entry.epoch);
+        tracing::warn!(client_id, client_address, %node, node_epoch, accept_loss, "node deregistered on request");
+        Ok(Response::new(pb::DeregisterNodeResponse {
+            node: Some(pb::Node { state: pb::NodeState::Down.into(), ..wire_registration(node, &entry.registration) }),
+        }))
+    }
+
     async fn finalize_upgrade(
         &self,
         request: Request<pb::FinalizeUpgradeRequest>,
@@ -197,6 +210,23 @@ impl Controller {
         let silent = self.sessions.is_silent(node, now, self.config.session)
             && self.sessions.may_be_away(node, self.config.standalone);
         !self.refused.refuses(node, &entry.registration, now) && (entry.liveness.fenced || silent)
+    }
+
+    /// What is known of a node beside the metadata. What it has said last counts also when that is long ago: nothing
+    /// changes on a node that is away.
+    fn news_of(&self, node: NodeId, entry: &NodeEntry) -> NodeNews {
+        let now = self.clock.monotonic();
+        let runs = self.sessions.is_heard(node, entry.epoch, now, self.config.session)
+            || self.refused.refuses(node, &entry.registration, now);
+        let session = self.sessions.get(node).map(|session| session.stats);
+        // One that has registered and not beaten yet has said nothing: every beat names a disk.
+        let said = session.or_else(|| self.sessions.said_last(node)).filter(|stats| !stats.disks.is_empty());
+        let aside = match said.map(|stats| (stats.set_aside_count, stats.set_aside_bytes)) {
+            None => HeldAside::Unknown,
+            Some((0, _)) => HeldAside::Nothing,
+            Some((replicas, bytes)) => HeldAside::Some { replicas, bytes },
+        };
+        NodeNews { runs, aside }
     }
 
     /// A node as clients see it.

@@ -132,7 +132,10 @@ fn no_node_issue() -> pb::HealthIssue {
 fn down_issue(node: NodeId, none_left: bool, heard_ms: Option<Timestamp>) -> pb::HealthIssue {
     let severity = if none_left { pb::HealthStatus::Critical } else { pb::HealthStatus::Degraded };
     let message = format!("storage node {node} is down");
-    let hint = "start it again; where its process runs, it hangs or is cut off: look at its log".to_owned();
+    let hint = format!(
+        "start it again; where its process runs, it hangs or is cut off: look at its log. If it is gone for good: `walser \
+         node deregister {node}`, which says what stands against it"
+    );
     let issue = issue("NODE_DOWN", severity, message, hint, vec![format!("nodes/{node}")]);
     pb::HealthIssue { start_time: heard_ms.map(wire_time), ..issue }
 }

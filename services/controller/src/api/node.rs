@@ -145,14 +145,15 @@ impl ControllerService for Controller {
         };
         let claim = Claim { node, directory, seen, epochs };
         self.refused.admit((&self.history, &self.views), claim, self.clock.monotonic()).await?;
-        let registered = self.nodes.register(node, &registration, &held).await;
+        // Heard before anybody can take it for one that has left.
+        let heard = |node_epoch| self.heard(node, Session { node_epoch, ..Session::default() });
+        let registered = self.nodes.register(node, &registration, &held, heard).await;
         let node_epoch = registered.inspect_err(|why| {
             if matches!(why.reason(), Reason::NodeIdInUse | Reason::DataRollback) {
                 self.refused.turn_away(node, why.clone(), self.clock.monotonic());
             }
         })?;
         self.refused.registered(node, &registration.directory);
-        self.heard(node, Session { node_epoch, ..Session::default() });
         tracing::info!(node = %node, node_epoch, "node registered");
         Ok(Response::new(pbi::RegisterNodeResponse {
             node_epoch,
@@ -358,7 +359,7 @@ impl Controller {
                 // It has registered at another controller, and this one has not seen that yet.
                 return Ok(pbi::NodeSessionResponse { standby: true, ..Default::default() });
             }
-            let reason = "another incarnation of this node has registered".to_owned();
+            let reason = "another incarnation of this node has registered, or the node was deregistered".to_owned();
             let same =
                 |node: &NodeEntry| !beat.incarnation.is_empty() && node.registration.incarnation == beat.incarnation;
             let action = match view.metadata.nodes().any(|(_, node)| same(node)) {

@@ -41,6 +41,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 self.hear_all(now);
                 led = leads;
             }
+            self.forget_deregistered();
             let recent = BEATS_RECENT * self.config.beat;
             if self.nodes.committer().advice.note_silent(self.sessions.out_of_sight(now, recent)) {
                 // It may take the leads that a drained node had to keep.
@@ -52,6 +53,14 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             }
             pauses.looked(self.clock.monotonic());
         }
+    }
+
+    /// Nothing of a node outlives its registration, whichever controller has removed that.
+    fn forget_deregistered(&self) {
+        let view = self.nodes.committer().views.load();
+        let registered = |node| view.metadata.node(node).is_some();
+        self.sessions.retain(registered);
+        self.nodes.committer().advice.retain(registered);
     }
 
     /// Whether other controllers may lead this cluster.

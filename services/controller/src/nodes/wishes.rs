@@ -42,7 +42,7 @@ pub(crate) fn lead_counts(view: &ClusterView) -> HashMap<NodeId, i32> {
     counts
 }
 
-fn no_such_node(view: &ClusterView, node: NodeId) -> ApiError {
+pub(super) fn no_such_node(view: &ClusterView, node: NodeId) -> ApiError {
     let known = view.metadata.nodes().filter(|(_, entry)| entry.epoch > 0).map(|(id, _)| id.to_string());
     let text = format!("no storage node {node} is registered; there are: {}", known.collect::<Vec<_>>().join(", "));
     ApiError::new(Reason::NodeNotFound, text).with("nodeId", node)

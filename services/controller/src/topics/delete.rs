@@ -109,7 +109,7 @@ impl Topics {
         Err(contended())
     }
 
-    /// Nodes have confirmed that they have nothing of deleted topics any more. Tombstones that name no node any more,
+    /// Nodes have confirmed that they have nothing of deleted topics any more, or are not registered any more. Tombstones that name no node any more,
     /// and whose partitions are gone, are removed: their operations have ended. Returns whether all was written.
     pub(crate) async fn confirm_removed(
         &self,
@@ -125,6 +125,8 @@ impl Topics {
                 continue;
             }
             let mut value = tombstone.value.clone();
+            // One that is not registered any more never will. What it has of the topic is set aside when it comes back.
+            value.nodes.retain(|node| view.metadata.node(NodeId(*node)).is_some());
             if let Some(nodes) = confirmed.get(&id) {
                 value.nodes.retain(|node| !nodes.contains(&NodeId(*node)));
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use walser_controller::{Config, Dependencies};
@@ -31,8 +32,16 @@ pub(crate) struct Node {
     connection: Connection,
     pub(crate) epoch: i64,
     seen: Arc<AtomicI64>,
+    stats: Arc<Mutex<pb::StorageStats>>,
     /// At the controller at which it has registered.
     pub(crate) quiet: Quiet,
+}
+
+/// What a node says with its beats.
+struct Said {
+    seen: Arc<AtomicI64>,
+    quiet: Quiet,
+    stats: Arc<Mutex<pb::StorageStats>>,
 }
 
 /// Whether a node beats no more at a controller, to which it stays connected. Clones share it.
@@ -111,8 +120,11 @@ impl Started {
             }
         });
         let quiet = Quiet::default();
-        tokio::spawn(beat(self.controller(), epoch, Arc::clone(&seen), quiet.clone()));
-        Node { connection: self.connection.clone(), epoch, seen, quiet }
+        // As every node does, it names its disk.
+        let stats = pb::StorageStats { disks: vec![pb::DiskStats::default()], ..Default::default() };
+        let node = Node { connection: self.connection.clone(), epoch, seen, stats: Arc::new(Mutex::new(stats)), quiet };
+        tokio::spawn(beat(self.controller(), epoch, node.said(node.quiet.clone())));
+        node
     }
 
     /// A node that has registered elsewhere beats here, too.
@@ -120,9 +132,9 @@ impl Started {
         let epoch = node.epoch;
         until(&self.connection, |view| view.nodes().any(|(_, known)| known.epoch == epoch)).await;
         let quiet = Quiet::default();
-        let (first, seen) = (node.beat_once(self.controller(), Vec::new()).await, Arc::clone(&node.seen));
+        let first = node.beat_once(self.controller(), Vec::new()).await;
         assert_eq!(first.action, None);
-        tokio::spawn(beat(self.controller(), epoch, seen, quiet.clone()));
+        tokio::spawn(beat(self.controller(), epoch, node.said(quiet.clone())));
         quiet
     }
 
@@ -143,6 +155,23 @@ impl Started {
 }
 
 impl Node {
+    fn said(&self, quiet: Quiet) -> Said {
+        Said { seen: Arc::clone(&self.seen), quiet, stats: Arc::clone(&self.stats) }
+    }
+
+    /// It holds so many replicas aside from now on, and the controller knows it.
+    pub(crate) async fn hold_aside(&self, replicas: i32) {
+        self.stats.lock().set_aside_count = replicas;
+        self.beat_once(ControllerServiceClient::new(self.connection.clone()), Vec::new()).await;
+    }
+
+    /// Beats no more, and waits until the node is fenced.
+    pub(crate) async fn leave(&self) {
+        self.quiet.begin();
+        let epoch = self.epoch;
+        until(&self.connection, |view| view.nodes().any(|(_, node)| node.epoch == epoch && node.liveness.fenced)).await;
+    }
+
     /// Waits until the node counts.
     pub(crate) async fn in_service(&self) {
         let epoch = self.epoch;
@@ -167,6 +196,7 @@ impl Node {
             node_epoch: self.epoch,
             metadata_version: self.seen.load(Ordering::Acquire),
             removed_topic_ids: removed.into_iter().map(|topic| topic.to_bytes().to_vec().into()).collect(),
+            stats: Some(self.stats.lock().clone()),
             ..Default::default()
         };
         beats.send(beat).await.unwrap();
@@ -190,22 +220,19 @@ async fn until(connection: &Connection, holds: impl Fn(&View) -> bool) -> View {
 }
 
 /// Beats until the controller is gone or does not want it any more.
-async fn beat(
-    mut controller: ControllerServiceClient<Connection>,
-    node_epoch: i64,
-    seen: Arc<AtomicI64>,
-    quiet: Quiet,
-) {
+async fn beat(mut controller: ControllerServiceClient<Connection>, node_epoch: i64, said: Said) {
     let (beats, stream) = mpsc::channel(4);
     let mut answers = controller.node_session(ReceiverStream::new(stream)).await.unwrap().into_inner();
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    let Said { seen, quiet, stats } = said;
     loop {
         ticks.tick().await;
         if quiet.0.load(Ordering::Acquire) {
             continue;
         }
         let metadata_version = seen.load(Ordering::Acquire);
-        let beat = pbi::NodeSessionRequest { node_epoch, metadata_version, ..Default::default() };
+        let stats = Some(stats.lock().clone());
+        let beat = pbi::NodeSessionRequest { node_epoch, metadata_version, stats, ..Default::default() };
         let sent = beats.send(beat).await;
         match answers.message().await {
             Ok(Some(answer)) if sent.is_ok() && answer.action.is_none() => {}

@@ -4,6 +4,7 @@
 
 mod contention;
 mod cut_off;
+mod deregistration;
 mod duties;
 mod harness;
 mod store_access;

@@ -142,6 +142,12 @@ impl ClusterService for ClusterApi {
         client.update_node(request).await.map_err(relayed)
     }
 
+    async fn deregister_node(&self, request: Request<pb::DeregisterNodeRequest>) -> Answer<pb::DeregisterNodeResponse> {
+        let mut client = ClusterServiceClient::new(self.backends.controller.clone());
+        let request = Caller::of(&request).relay(request.into_inner());
+        client.deregister_node(request).await.map_err(relayed)
+    }
+
     async fn finalize_upgrade(
         &self,
         request: Request<pb::FinalizeUpgradeRequest>,

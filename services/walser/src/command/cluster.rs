@@ -61,7 +61,10 @@ async fn up(arguments: &ClusterUpArgs) -> Result<ExitCode, CliError> {
     let processes = layout::plan(&directory, arguments, &metastore)?;
     certificates::make_certificates(&directory)?;
     for left in directory.left_out(&processes)? {
-        output::warning(&format!("{left} was a part of this cluster and is not started: what only it has is missing"));
+        output::warning(&format!(
+            "{left} was a part of this cluster and is not started: what only it has is missing. Where it has left for good: \
+             `walser node deregister ID`, and remove its directory"
+        ));
     }
     let mut interrupts = Interrupts::listen()?;
     let requests = control::listen(&directory.control_socket())?;

@@ -1,5 +1,6 @@
 //! `walser node`.
 
+mod deregister;
 mod drain;
 mod removable;
 
@@ -9,6 +10,7 @@ use clap::{Args, Subcommand};
 use walser_client::{ApiError, Reason};
 use walser_proto::v1 as pb;
 
+use self::deregister::NodeDeregisterArgs;
 use self::drain::NodeDrainArgs;
 use self::removable::NodeRemovableArgs;
 use super::produce::now_ms;
@@ -40,9 +42,14 @@ pub(crate) enum NodeCommand {
     /// End a cordon or a drain: the node gets new replicas, and its leads back
     #[command(after_help = "Example:\n  walser node uncordon 2")]
     Uncordon(NodeChangeArgs),
-    /// Say whether nodes can go for ever: that no partition has a replica there
-    #[command(after_help = "Example:\n  walser node removable --from 4\n\nIt fails with exit code 6 where one has.")]
+    /// Say whether nodes can go for ever: that no partition has a replica there, and that they hold nothing aside
+    #[command(
+        after_help = "Example:\n  walser node removable --from 4\n\nIt fails with exit code 6 where one has, or where a \
+                            node that is down cannot be asked."
+    )]
     Removable(NodeRemovableArgs),
+    /// Take a node that has left for good out of the cluster
+    Deregister(NodeDeregisterArgs),
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +83,7 @@ pub(crate) async fn run(command: NodeCommand) -> Result<ExitCode, CliError> {
         NodeCommand::Drain(arguments) => drain::run(&arguments).await,
         NodeCommand::Uncordon(arguments) => change_shown(&arguments, (Some(false), Some(false))).await,
         NodeCommand::Removable(arguments) => removable::run(&arguments).await,
+        NodeCommand::Deregister(arguments) => deregister::run(&arguments).await,
     }
 }
 

@@ -56,6 +56,9 @@ pub(crate) struct ClusterFile {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct ClusterPlan {
     pub(super) processes: Vec<ClusterProcess>,
+    /// How many processes of a role the latest run has. Empty: an earlier version has written it, which does not say.
+    #[serde(default)]
+    pub(super) counts: BTreeMap<ClusterRole, u32>,
     /// Members of etcd that have had data. `None`: an earlier version has written it, which does not say.
     #[serde(default)]
     pub(super) formed: Option<BTreeSet<u32>>,
@@ -185,14 +188,15 @@ impl ClusterDirectory {
         self.path.join("metastore.json")
     }
 
-    /// How many processes of a role there are to be: as many as are asked for, else as before, else `new`.
+    /// How many processes of a role there are to be: as many as are asked for, else as in the latest run, else `new`.
     ///
     /// # Errors
     /// When what there was before cannot be read.
     pub(crate) fn count(&self, role: ClusterRole, asked: Option<u32>, new: u32) -> Result<u32, CliError> {
-        let before = self.before()?.processes;
-        let before = || before.iter().filter(|known| known.role == role).map(|known| known.id).max();
-        Ok(asked.or_else(before).unwrap_or(new))
+        let before = self.before()?;
+        let latest = || before.counts.get(&role).copied();
+        let known = || before.processes.iter().filter(|known| known.role == role).map(|known| known.id).max();
+        Ok(asked.or_else(latest).or_else(known).unwrap_or(new))
     }
 
     /// How many controllers there are to be.
@@ -308,7 +312,7 @@ pub(crate) fn plan(
     let same = |known: &ClusterProcess, other: &ClusterProcess| (known.role, known.id) == (other.role, other.id);
     let others = before.iter().filter(|known| !processes.iter().any(|process| same(known, process)));
     let all = processes.iter().chain(others).cloned().collect();
-    directory.keep_plan(&ClusterPlan { processes: all, formed: Some(formed), tls })?;
+    directory.keep_plan(&ClusterPlan { processes: all, counts: counts.into(), formed: Some(formed), tls })?;
     Ok(processes)
 }
 
@@ -443,6 +447,10 @@ mod tests {
         assert_eq!(four.iter().filter(|process| three.contains(process)).count(), 8);
         let as_before = ClusterUpArgs { storage_nodes: None, ..wanted(place.path(), 3) };
         assert_eq!(plan(&directory, &as_before, &ClusterMetastore::Embedded).unwrap(), four);
+        // One that became smaller stays so, and its addresses are kept all the same.
+        let fewer = plan(&directory, &wanted(place.path(), 3), &ClusterMetastore::Embedded).unwrap();
+        assert_eq!(plan(&directory, &as_before, &ClusterMetastore::Embedded).unwrap(), fewer);
+        assert_eq!(plan(&directory, &wanted(place.path(), 4), &ClusterMetastore::Embedded).unwrap(), four);
     }
 
     #[test]
