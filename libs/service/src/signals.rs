@@ -40,7 +40,8 @@ fn is_ignored(kind: SignalKind) -> bool {
     mask >> (kind.as_raw_value() - 1) & 1 == 1
 }
 
-/// Asks for the stop at the first SIGINT, SIGTERM or SIGHUP; the second ends the process at once with exit code 130.
+/// Asks for the stop at the first SIGINT, SIGTERM or SIGHUP; a SIGINT or SIGTERM after that ends the process at once with
+/// exit code 130. SIGHUP does not: it is sent along with others where a session ends.
 ///
 /// # Errors
 /// When the process cannot listen for signals.
@@ -51,12 +52,12 @@ pub fn signals(shutdown: Shutdown) -> std::io::Result<()> {
     let parts = shutdown.clone();
     let _listening = vital::task("signals", &parts, async move {
         for round in 0.. {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                () = hang_up.recv() => {}
-            }
-            if round > 0 {
+            let may_end = tokio::select! {
+                _ = interrupt.recv() => true,
+                _ = terminate.recv() => true,
+                () = hang_up.recv() => false,
+            };
+            if round > 0 && may_end {
                 std::process::exit(130);
             }
             shutdown.ask();

@@ -44,7 +44,7 @@ pub(crate) struct Sessions<S> {
 struct Inner<S> {
     by_node: HashMap<NodeId, Session<S>>,
     /// What nodes said last whose sessions have ended.
-    said_last: HashMap<NodeId, S>,
+    said_last: HashMap<NodeId, Session<S>>,
     /// Nodes whose connection has broken, with their epochs, and since when in monotonic time: they have not been heard since.
     lost: HashMap<NodeId, (Revision, Duration)>,
     /// Nodes that may stop, with their epochs.
@@ -185,7 +185,7 @@ impl<S: Clone> Sessions<S> {
         let mut inner = self.inner.lock();
         if inner.by_node.get(&node).is_some_and(|session| session.node_epoch == node_epoch) {
             let ended = inner.by_node.remove(&node);
-            inner.said_last.extend(ended.map(|session| (node, session.stats)));
+            inner.said_last.extend(ended.map(|session| (node, session)));
             inner.lost.remove(&node);
         }
     }
@@ -201,7 +201,7 @@ impl<S: Clone> Sessions<S> {
     }
 
     /// What a node has said last whose session has ended.
-    pub(crate) fn said_last(&self, node: NodeId) -> Option<S> {
+    pub(crate) fn said_last(&self, node: NodeId) -> Option<Session<S>> {
         self.inner.lock().said_last.get(&node).cloned()
     }
 
@@ -315,7 +315,7 @@ mod tests {
         sessions.end(NodeId(2), 7);
         sessions.lose(NodeId(3), 7, Duration::ZERO);
         sessions.let_stop(NodeId(3), 7);
-        assert_eq!(sessions.said_last(NodeId(2)), Some(9));
+        assert_eq!(sessions.said_last(NodeId(2)).map(|said| (said.node_epoch, said.stats)), Some((7, 9)));
         sessions.retain(|node| node == NodeId(1));
         assert!(sessions.get(NodeId(1)).is_some() && sessions.get(NodeId(3)).is_none());
         assert!(sessions.said_last(NodeId(2)).is_none() && !sessions.may_stop(NodeId(3), 7));

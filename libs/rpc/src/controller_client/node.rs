@@ -117,6 +117,8 @@ pub struct NodeFigures {
     pub set_aside: usize,
     /// Size of those in bytes.
     pub set_aside_bytes: u64,
+    /// Whether that is all that it holds aside.
+    pub set_aside_complete: bool,
     /// Since the process began.
     pub appended_records: i64,
     /// Bytes of record batches, since the process began.
@@ -242,6 +244,7 @@ fn figures_message(figures: NodeFigures) -> pb::StorageStats {
         problems: figures.problems.into_iter().map(problem).collect(),
         set_aside_count: count(figures.set_aside),
         set_aside_bytes: bytes(figures.set_aside_bytes),
+        set_aside_complete: figures.set_aside_complete,
         appended_records: figures.appended_records,
         appended_bytes: figures.appended_bytes,
         read_bytes: figures.read_bytes,

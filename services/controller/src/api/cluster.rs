@@ -18,6 +18,7 @@ use super::describe::wire_operation;
 use crate::cluster_view::ClusterView;
 use crate::nodes::{self, HeldAside, NodeNews, NodeWish};
 use crate::restore::{self, Accepted};
+use crate::sessions::Session;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -192,6 +193,15 @@ impl OperationService for Controller {
     }
 }
 
+/// What a node says that it holds aside.
+fn held_aside(stats: &pb::StorageStats) -> HeldAside {
+    match (stats.set_aside_count, stats.set_aside_complete) {
+        (0, true) => HeldAside::Nothing,
+        (0, false) => HeldAside::Unknown,
+        (replicas, _) => HeldAside::Some { replicas, bytes: stats.set_aside_bytes },
+    }
+}
+
 impl Controller {
     /// Whether a node that has registered serves nobody now: it is fenced, or does not obey this metadata, or has not
     /// been heard since this controller leads, while a stranger claims its id.
@@ -218,14 +228,12 @@ impl Controller {
         let now = self.clock.monotonic();
         let runs = self.sessions.is_heard(node, entry.epoch, now, self.config.session)
             || self.refused.refuses(node, &entry.registration, now);
-        let session = self.sessions.get(node).map(|session| session.stats);
-        // One that has registered and not beaten yet has said nothing: every beat names a disk.
-        let said = session.or_else(|| self.sessions.said_last(node)).filter(|stats| !stats.disks.is_empty());
-        let aside = match said.map(|stats| (stats.set_aside_count, stats.set_aside_bytes)) {
-            None => HeldAside::Unknown,
-            Some((0, _)) => HeldAside::Nothing,
-            Some((replicas, bytes)) => HeldAside::Some { replicas, bytes },
-        };
+        // An earlier incarnation need not have had what this one has. Nor does one know all before it has seen the metadata
+        // as of its registration.
+        let knows =
+            |said: &Session<pb::StorageStats>| said.node_epoch == entry.epoch && said.metadata_version >= entry.epoch;
+        let said = self.sessions.get(node).or_else(|| self.sessions.said_last(node)).filter(knows);
+        let aside = said.map_or(HeldAside::Unknown, |said| held_aside(&said.stats));
         NodeNews { runs, aside }
     }
 

@@ -52,8 +52,8 @@ impl Controller {
                     None => down,
                 });
             }
-            let stats =
-                session.map(|session| session.stats).unwrap_or_else(|| failed_disks(self.sessions.said_last(node)));
+            let said_last = || self.sessions.said_last(node).map(|said| said.stats);
+            let stats = session.map(|session| session.stats).unwrap_or_else(|| failed_disks(said_last()));
             issues.extend(stats.disks.iter().flat_map(|disk| disk_issues(node, disk)));
             issues.extend(set_aside_issue(node, &stats));
             issues.extend(stats.problems.iter().map(|problem| partition_issue(view, &availability, node, problem)));

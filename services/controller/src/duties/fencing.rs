@@ -89,12 +89,9 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             Verdict::StepAside => self.nodes.committer().lead.step_aside(term),
             Verdict::FenceOne => {
                 for (node, node_epoch) in silent {
-                    let fenced = self.fence(node, node_epoch, self.config.session).await;
-                    if fenced != Some(false) {
-                        rule.fenced(self.clock.monotonic());
-                    }
-                    if fenced == Some(true) {
-                        return;
+                    // Where the store is away it is away for all of them.
+                    if self.fence(node, node_epoch, self.config.session).await {
+                        return rule.fenced(self.clock.monotonic());
                     }
                 }
             }
@@ -138,9 +135,8 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         }
     }
 
-    /// Fences a node that was not heard for `limit`, unless it was heard meanwhile. Returns whether it did; `None`: it may
-    /// have.
-    async fn fence(&self, node: NodeId, node_epoch: Revision, limit: Duration) -> Option<bool> {
+    /// Fences a node that was not heard for `limit`, unless it was heard meanwhile. Returns whether it did, or may have.
+    async fn fence(&self, node: NodeId, node_epoch: Revision, limit: Duration) -> bool {
         let fenced = async {
             let _turn = self.nodes.turns().next().await?;
             let (view, context) = self.nodes.committer().context()?;
@@ -150,22 +146,22 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             // A node that was refused is there, and does not obey this metadata: its partitions can be read.
             let current = view.metadata.node(node).filter(|found| found.epoch == node_epoch);
             if heard || current.is_some_and(|found| self.refused.refuses(node, &found.registration, now)) {
-                return Ok(Some(false));
+                return Ok(false);
             }
             let decision = control::fence(&context, node).filter(|_| current.is_some());
             if let Some(decision) = &decision {
                 if self.nodes.committer().commit(&view, decision, Extra::default()).await? == Committed::Again {
                     // The session stays: the next look finds the node as silent, or fenced.
-                    return Ok(None);
+                    return Ok(true);
                 }
                 tracing::warn!(node = %node, node_epoch, "node fenced: not heard within its session, or its connection broke");
             }
             self.sessions.end(node, node_epoch);
-            Ok::<_, ApiError>(Some(decision.is_some()))
+            Ok::<_, ApiError>(decision.is_some())
         };
         fenced.await.unwrap_or_else(|failure| {
             tracing::warn!(node = %node, %failure, "fencing did not finish, it will be tried again");
-            None
+            true
         })
     }
 }

@@ -14,12 +14,12 @@ use walser_metadata::value::NodeLiveness;
 use walser_model::{NodeId, TopicId, TopicPartition};
 use walser_replication::PartitionState;
 use walser_replication::control::Decision;
-use walser_rpc::{ApiError, Reason};
+use walser_rpc::{ApiError, Reason, RetryAdvice};
 
 use super::Nodes;
 use super::wishes::no_such_node;
 use crate::cluster_view::ClusterView;
-use crate::committer::{Committed, Extra, at};
+use crate::committer::{Committed, Extra, at, maybe};
 use crate::keys::{delete, node as keys, put};
 use crate::topics::{ATTEMPTS_MAX, contended};
 
@@ -41,7 +41,7 @@ pub(crate) struct NodeNews {
 /// What a node holds aside, as it has said last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HeldAside {
-    /// It has not said anything to this controller.
+    /// It has not said to this controller that it knows.
     Unknown,
     Nothing,
     Some {
@@ -132,13 +132,23 @@ fn check_nothing_aside(node: NodeId, aside: HeldAside) -> Result<(), ApiError> {
         }
         HeldAside::Unknown => {
             let text = format!(
-                "it is not known whether storage node {node} holds data aside: this controller has heard nothing of it; \
-                 it stays registered: {help}"
+                "it is not known whether storage node {node} holds data aside: this controller has not heard it say so since \
+                 it registered; it stays registered: {help}"
             );
             refused("node-may-hold-data-aside", node, text)
         }
     };
     Err(failure)
+}
+
+/// A deregistration as an operator has asked for it, and how far it is.
+struct Asked {
+    node: NodeId,
+    accept_loss: bool,
+    /// The node, once its removal was written, or may have been.
+    begun: Option<Arc<NodeEntry>>,
+    /// Something was written, or may have been.
+    written: bool,
 }
 
 impl Nodes {
@@ -154,13 +164,26 @@ impl Nodes {
         accept_loss: bool,
         news: impl Fn(&NodeEntry) -> NodeNews,
     ) -> Result<Arc<NodeEntry>, ApiError> {
-        let (mut begun, mut waited) = (None, Duration::ZERO);
+        let mut asked = Asked { node, accept_loss, begun: None, written: false };
+        let done = self.deregister_in_rounds(&mut asked, news).await;
+        // Also the cordon, of which a refusal says nothing.
+        done.map_err(
+            |failure| if asked.written && failure.retry() != RetryAdvice::Never { maybe(&failure) } else { failure },
+        )
+    }
+
+    async fn deregister_in_rounds(
+        &self,
+        asked: &mut Asked,
+        news: impl Fn(&NodeEntry) -> NodeNews,
+    ) -> Result<Arc<NodeEntry>, ApiError> {
+        let (node, mut waited) = (asked.node, Duration::ZERO);
         for _ in 0..ATTEMPTS_MAX {
             let turn = self.turns().next().await?;
             let (view, context) = self.committer().context()?;
             let Some(entry) = view.metadata.node(node).filter(|entry| entry.epoch > 0) else {
                 // Removed by this very call, when the outcome was not known.
-                return begun.ok_or_else(|| no_such_node(&view, node));
+                return asked.begun.take().ok_or_else(|| no_such_node(&view, node));
             };
             let known = news(entry);
             if !entry.liveness.fenced && !known.runs && waited < FENCE_WAIT {
@@ -172,20 +195,21 @@ impl Nodes {
             }
             check_stopped(node, entry, known)?;
             check_no_replica(node, &view)?;
-            if !accept_loss {
+            if !asked.accept_loss {
                 check_nothing_aside(node, known.aside)?;
             }
             let (registration, live) = (keys::registration_key(node), keys::live_key(node));
             let compares = vec![at(registration.clone(), entry.epoch), at(live.clone(), entry.live_revision)];
             let removes = entry.liveness.cordoned;
             let ops = if removes {
-                begun = Some(Arc::clone(entry));
+                asked.begun = Some(Arc::clone(entry));
                 vec![delete(registration), delete(live)]
             } else {
                 vec![put(live, &NodeLiveness { cordoned: true, ..entry.liveness.clone() })]
             };
             let extra = Extra { compares, ops, registration: None };
             let decision = Decision::<TopicPartition>::new(&context);
+            asked.written = true;
             let committed = self.committer().commit(&view, &decision, extra).await?;
             if removes && committed != Committed::Again {
                 return Ok(Arc::clone(entry));

@@ -228,8 +228,12 @@ impl Wish {
             if self.node == Some(leader) {
                 return Step::Over(Ok(Some(leader)));
             }
-            // What was committed is there; what the leader alone has is lost, as was accepted.
-            if let Some(decision) = self.node.and_then(|node| control::elect_eligible(context, &found.record, node)) {
+            // One in sync, or, as was accepted, one that has what was committed, and not what the leader alone has.
+            let lead = |node| {
+                let in_sync = control::elect_named(context, &found.record, node);
+                in_sync.or_else(|| control::elect_eligible(context, &found.record, node))
+            };
+            if let Some(decision) = self.node.and_then(lead) {
                 return Step::Elect(decision);
             }
             let text = format!(

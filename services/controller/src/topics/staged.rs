@@ -29,7 +29,10 @@ fn replicas(places: &Places, staged: &StagedPartitions, id: TopicPartition) -> R
     if places.is_usable(node) {
         return Ok(vec![node]);
     }
-    let text = format!("storage node {node} holds partition {number} and is not in service; start it, and try again");
+    let text = format!(
+        "storage node {node} holds partition {number} and takes none at present: it is not in service, or cordoned; start it, or \
+         `walser node uncordon {node}`, and try again"
+    );
     Err(ApiError::new(Reason::LeaderNotAvailable, text).with("nodeId", node))
 }
 

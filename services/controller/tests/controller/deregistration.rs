@@ -3,88 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
 use walser_metadata::View;
-use walser_metastore::{
-    KeyValue, LeaseId, Memory, Metastore, Op, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch,
-};
+use walser_metastore::{Memory, Metastore, Op, Outcome, Txn};
 use walser_model::{NodeId, TopicId};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
 use walser_rpc::{ApiError, FEATURE_LEVELS, Reason};
 
 use crate::harness::{Started, config, start};
-
-/// A transaction that was caught, and the way to let it go on.
-type Caught = (Txn, oneshot::Sender<()>);
-
-/// A store that holds one transaction back.
-#[derive(Debug, Default)]
-struct HoldingStore {
-    inner: Memory,
-    /// A key, and who is told of the first transaction that changes it.
-    awaited: Mutex<Option<(String, oneshot::Sender<Caught>)>>,
-}
-
-impl HoldingStore {
-    /// Catches the next transaction that changes a key.
-    fn catch(&self, key: &str) -> oneshot::Receiver<Caught> {
-        let (caught, waiting) = oneshot::channel();
-        *self.awaited.lock() = Some((key.to_owned(), caught));
-        waiting
-    }
-}
-
-#[async_trait]
-impl Metastore for HoldingStore {
-    async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError> {
-        self.inner.get(key).await
-    }
-
-    async fn range(&self, request: RangeRequest) -> Result<RangePage, StoreError> {
-        self.inner.range(request).await
-    }
-
-    async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
-        let awaited = self.awaited.lock().take_if(|(key, _)| txn.ops.iter().any(|op| op.key() == key));
-        if let Some((_, caught)) = awaited {
-            let (go_on, waiting) = oneshot::channel();
-            caught.send((txn.clone(), go_on)).unwrap();
-            waiting.await.unwrap();
-        }
-        self.inner.transact(txn).await
-    }
-
-    async fn raise_revision(&self, floor: Revision) -> Result<Revision, StoreError> {
-        self.inner.raise_revision(floor).await
-    }
-
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
-        self.inner.watch(prefix, after).await
-    }
-
-    async fn compact(&self, through: Revision) -> Result<(), StoreError> {
-        self.inner.compact(through).await
-    }
-
-    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        self.inner.grant(ttl).await
-    }
-
-    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.inner.keep_alive(lease).await
-    }
-
-    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.inner.revoke(lease).await
-    }
-
-    fn is_shared(&self) -> bool {
-        self.inner.is_shared()
-    }
-}
+use crate::observed_store::ObservedStore;
 
 async fn cluster(store: Arc<dyn Metastore>) -> Started {
     start(store, walser_controller::Config { standalone: false, ..config() }).await
@@ -192,9 +119,13 @@ async fn a_deletion_does_not_wait_for_a_node_that_is_deregistered() {
 async fn data_that_is_held_aside_or_may_be_is_given_up_only_by_who_says_so() {
     let started = cluster(Arc::new(Memory::new())).await;
     started.node(1).await.in_service().await;
-    let holds = started.node(2).await;
-    holds.hold_aside(3).await;
+    let (holds, still_looks) = (started.node(2).await, started.node(3).await);
+    holds.hold_aside(3, true).await;
     holds.in_service().await;
+    still_looks.hold_aside(0, false).await;
+    still_looks.in_service().await;
+    still_looks.leave().await;
+    assert_eq!(policy(&started, 3).await, "node-may-hold-data-aside", "there may be more than it has said");
     holds.leave().await;
     let refused = deregister(&started, 2, false).await.unwrap_err();
     assert_eq!(refused.value("policy"), Some("node-holds-data-aside"), "{refused}");
@@ -239,7 +170,7 @@ async fn an_old_node_that_has_left_does_not_hold_up_the_end_of_an_upgrade() {
 }
 
 /// Node 1, and node 2 that has left.
-async fn with_one_gone(store: &Arc<HoldingStore>) -> Arc<Started> {
+async fn with_one_gone(store: &Arc<ObservedStore>) -> Arc<Started> {
     let started = cluster(Arc::clone(store) as Arc<dyn Metastore>).await;
     started.node(1).await.in_service().await;
     let gone = started.node(2).await;
@@ -260,7 +191,7 @@ fn deregistering(started: &Arc<Started>) -> tokio::task::JoinHandle<Result<pb::N
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_created_meanwhile_is_not_placed_on_a_node_that_goes() {
     // Before the node is cordoned: the topic is there, and the node stays.
-    let store = Arc::new(HoldingStore::default());
+    let store = Arc::new(ObservedStore::new());
     let started = with_one_gone(&store).await;
     let caught = store.catch(LIVE);
     let deregistered = deregistering(&started);
@@ -272,7 +203,7 @@ async fn a_topic_that_is_created_meanwhile_is_not_placed_on_a_node_that_goes() {
     assert!(!has_orphans(&started.until(|_| true).await));
 
     // Between the last look and the removal: the node goes, and the topic is refused.
-    let store = Arc::new(HoldingStore::default());
+    let store = Arc::new(ObservedStore::new());
     let started = with_one_gone(&store).await;
     let caught = store.catch(REGISTRATION);
     let deregistered = deregistering(&started);
@@ -285,7 +216,7 @@ async fn a_topic_that_is_created_meanwhile_is_not_placed_on_a_node_that_goes() {
     assert!(!has_orphans(&started.until(|view| !is_known(view, 2)).await));
 
     // Decided before the node is cordoned, and written when it is gone: it is decided again.
-    let store = Arc::new(HoldingStore::default());
+    let store = Arc::new(ObservedStore::new());
     let started = with_one_gone(&store).await;
     let caught = store.catch("names/late");
     let creating = tokio::spawn({
@@ -303,7 +234,7 @@ async fn a_topic_that_is_created_meanwhile_is_not_placed_on_a_node_that_goes() {
 /// It finds the node gone when it looks again, and does not say that there is none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_whose_answer_was_lost_is_known_again() {
-    let store = Arc::new(HoldingStore::default());
+    let store = Arc::new(ObservedStore::new());
     let started = with_one_gone(&store).await;
     let caught = store.catch(REGISTRATION);
     let deregistered = deregistering(&started);
@@ -315,7 +246,7 @@ async fn a_removal_whose_answer_was_lost_is_known_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_comes_back_meanwhile_is_not_removed() {
-    let store = Arc::new(HoldingStore::default());
+    let store = Arc::new(ObservedStore::new());
     let started = with_one_gone(&store).await;
     let caught = store.catch(REGISTRATION);
     let deregistered = deregistering(&started);

@@ -121,7 +121,8 @@ impl Started {
         });
         let quiet = Quiet::default();
         // As every node does, it names its disk.
-        let stats = pb::StorageStats { disks: vec![pb::DiskStats::default()], ..Default::default() };
+        let disks = vec![pb::DiskStats::default()];
+        let stats = pb::StorageStats { disks, set_aside_complete: true, ..Default::default() };
         let node = Node { connection: self.connection.clone(), epoch, seen, stats: Arc::new(Mutex::new(stats)), quiet };
         tokio::spawn(beat(self.controller(), epoch, node.said(node.quiet.clone())));
         node
@@ -159,9 +160,12 @@ impl Node {
         Said { seen: Arc::clone(&self.seen), quiet, stats: Arc::clone(&self.stats) }
     }
 
-    /// It holds so many replicas aside from now on, and the controller knows it.
-    pub(crate) async fn hold_aside(&self, replicas: i32) {
-        self.stats.lock().set_aside_count = replicas;
+    /// It holds so many replicas aside from now on, and whether that is all, and the controller knows it.
+    pub(crate) async fn hold_aside(&self, replicas: i32, complete: bool) {
+        {
+            let mut stats = self.stats.lock();
+            (stats.set_aside_count, stats.set_aside_complete) = (replicas, complete);
+        }
         self.beat_once(ControllerServiceClient::new(self.connection.clone()), Vec::new()).await;
     }
 

@@ -7,5 +7,6 @@ mod cut_off;
 mod deregistration;
 mod duties;
 mod harness;
+mod observed_store;
 mod store_access;
 mod truth;

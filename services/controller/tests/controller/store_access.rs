@@ -1,113 +1,17 @@
 //! What a caller costs the store: a beat and a subscription of the metadata cost nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
-use async_trait::async_trait;
-use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use walser_metastore::{
-    KeyValue, LeaseId, Memory, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch,
-};
+use walser_metastore::Metastore;
 use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
 use walser_rpc::{ApiError, ControllerClient, CutOffPatience, MetadataSeen, MetadataStream, Reason};
 
 use crate::harness::{config, start};
-
-/// A store that counts its calls, lets none through while it hangs, and loses answers.
-#[derive(Debug)]
-struct ObservedStore {
-    inner: Memory,
-    calls: AtomicUsize,
-    hangs: watch::Sender<bool>,
-    /// The outcome of the next transaction of the API is not known, although it is written.
-    loses_answer: AtomicBool,
-    /// Once a key with this prefix is written, one of them cannot be read, once.
-    breaks: Mutex<Option<&'static str>>,
-    broken: Mutex<Option<&'static str>>,
-}
-
-impl ObservedStore {
-    fn new() -> Self {
-        Self {
-            inner: Memory::new(),
-            calls: AtomicUsize::new(0),
-            hangs: watch::Sender::new(false),
-            loses_answer: AtomicBool::new(false),
-            breaks: Mutex::default(),
-            broken: Mutex::default(),
-        }
-    }
-
-    async fn call(&self) {
-        self.calls.fetch_add(1, Ordering::AcqRel);
-        let mut hangs = self.hangs.subscribe();
-        hangs.wait_for(|hangs| !hangs).await.unwrap();
-    }
-}
-
-#[async_trait]
-impl Metastore for ObservedStore {
-    async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError> {
-        self.call().await;
-        if self.broken.lock().take_if(|prefix| key.starts_with(*prefix)).is_some() {
-            return Err(StoreError::Unavailable("it is away for a moment".to_owned()));
-        }
-        self.inner.get(key).await
-    }
-
-    async fn range(&self, request: RangeRequest) -> Result<RangePage, StoreError> {
-        self.call().await;
-        self.inner.range(request).await
-    }
-
-    async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
-        self.call().await;
-        let written: Vec<_> = txn.ops.iter().map(|op| op.key().to_owned()).collect();
-        let outcome = self.inner.transact(txn).await;
-        let breaks = |prefix: &mut &str| written.iter().any(|key| key.starts_with(*prefix));
-        if let Some(prefix) = self.breaks.lock().take_if(breaks) {
-            *self.broken.lock() = Some(prefix);
-        }
-        if matches!(outcome, Ok(Outcome::Committed(_))) && self.loses_answer.swap(false, Ordering::AcqRel) {
-            return Err(StoreError::Unknown("the answer was lost".to_owned()));
-        }
-        outcome
-    }
-
-    async fn raise_revision(&self, floor: Revision) -> Result<Revision, StoreError> {
-        self.call().await;
-        self.inner.raise_revision(floor).await
-    }
-
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
-        self.call().await;
-        self.inner.watch(prefix, after).await
-    }
-
-    async fn compact(&self, through: Revision) -> Result<(), StoreError> {
-        self.inner.compact(through).await
-    }
-
-    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        self.inner.grant(ttl).await
-    }
-
-    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.inner.keep_alive(lease).await
-    }
-
-    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.inner.revoke(lease).await
-    }
-
-    fn is_shared(&self) -> bool {
-        self.inner.is_shared()
-    }
-}
+use crate::observed_store::ObservedStore;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_knows_its_own_write_again_whose_answer_was_lost() {

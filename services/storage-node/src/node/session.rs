@@ -197,6 +197,8 @@ impl Membership {
         let replicas = self.registry.all();
         let held: u64 = replicas.iter().map(|(_, replica)| replica.reader.size_bytes()).sum();
         let space = self.engine.space.seen();
+        // Before the list is made: what is moved meanwhile is in it.
+        let set_aside_complete = self.registry.writes_refused().is_none() && !self.disposal.sets_aside();
         let aside = self.engine.directory.set_aside_partitions();
         let set_aside_bytes = aside.iter().map(|aside| aside.size_bytes).sum();
         let Totals { appended_records, appended_bytes, read_bytes } = self.metrics.totals();
@@ -215,6 +217,7 @@ impl Membership {
             problems: self.registry.problems().into_iter().take(PROBLEMS_MAX).map(out_of_service).collect(),
             set_aside: aside.len(),
             set_aside_bytes,
+            set_aside_complete,
             appended_records,
             appended_bytes,
             read_bytes,

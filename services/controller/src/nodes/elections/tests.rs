@@ -94,6 +94,7 @@ fn an_eligible_node_gets_the_lead_of_another_one_only_where_loss_is_accepted() {
     assert!(matches!(asked(true).step(&silent, &found, (&[], None)), Step::Over(Err(_))));
     found.record.state.isr.insert(NodeId(2));
     assert!(refused(&silent, &found).contains("has not been heard for a moment"), "in sync or not");
+    assert!(matches!(asked(true).step(&context(), &found, (&[], None)), Step::Elect(_)), "it is in sync by now");
     stops.nodes.get_mut(&NodeId(2)).unwrap().shutting_down = true;
     assert!(refused(&stops, &found).contains("is about to stop"));
 }
