@@ -40,8 +40,8 @@ fn is_ignored(kind: SignalKind) -> bool {
     mask >> (kind.as_raw_value() - 1) & 1 == 1
 }
 
-/// Asks for the stop at the first SIGINT, SIGTERM or SIGHUP; a SIGINT or SIGTERM after that ends the process at once with
-/// exit code 130. SIGHUP does not: it is sent along with others where a session ends.
+/// Asks for the stop at the first SIGINT, SIGTERM or SIGHUP; the second SIGINT or SIGTERM ends the process at once with exit
+/// code 130. SIGHUP does not count: it comes with others, before or behind them, where a session ends.
 ///
 /// # Errors
 /// When the process cannot listen for signals.
@@ -51,13 +51,14 @@ pub fn signals(shutdown: Shutdown) -> std::io::Result<()> {
     let mut hang_up = HangUp::listen()?;
     let parts = shutdown.clone();
     let _listening = vital::task("signals", &parts, async move {
-        for round in 0.. {
-            let may_end = tokio::select! {
+        let mut asked = false;
+        loop {
+            let counts = tokio::select! {
                 _ = interrupt.recv() => true,
                 _ = terminate.recv() => true,
                 () = hang_up.recv() => false,
             };
-            if round > 0 && may_end {
+            if counts && std::mem::replace(&mut asked, true) {
                 std::process::exit(130);
             }
             shutdown.ask();

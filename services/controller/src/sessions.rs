@@ -222,9 +222,14 @@ impl<S: Clone> Sessions<S> {
         self.inner.lock().may_stop.get(&node) == Some(&node_epoch)
     }
 
-    /// Refuses the next beat of a node.
+    /// Refuses the next beat of a node. What it has said was of metadata that this controller does not have.
     pub(crate) fn refuse(&self, node: NodeId, why: ApiError) {
-        self.inner.lock().refused.insert(node, why);
+        let mut inner = self.inner.lock();
+        inner.refused.insert(node, why);
+        let Inner { by_node, said_last, .. } = &mut *inner;
+        for said in by_node.get_mut(&node).into_iter().chain(said_last.get_mut(&node)) {
+            said.metadata_version = 0;
+        }
     }
 
     /// Whether what a node has seen is to be looked up now: it is not being looked up.
@@ -359,6 +364,19 @@ mod tests {
         assert_eq!(unseen(3 * second), [1, 2, 3]);
         beat(1, 3 * second);
         assert_eq!(unseen(3 * second), [2, 3]);
+    }
+
+    #[test]
+    fn what_a_node_has_said_of_other_metadata_is_of_no_version() {
+        let sessions = Sessions::<u8>::default();
+        let refused = || ApiError::internal("it has seen more");
+        for node in [1, 2] {
+            sessions.beat(NodeId(node), Session { node_epoch: 7, metadata_version: 9, ..Session::default() });
+        }
+        sessions.end(NodeId(2), 7);
+        [1, 2, 3].into_iter().for_each(|node| sessions.refuse(NodeId(node), refused()));
+        assert_eq!(sessions.get(NodeId(1)).map(|said| said.metadata_version), Some(0));
+        assert_eq!(sessions.said_last(NodeId(2)).map(|said| said.metadata_version), Some(0));
     }
 
     #[test]

@@ -107,7 +107,9 @@ async fn a_data_directory_of_another_node_is_refused_before_the_controller_hears
 fn a_server_whose_terminal_is_gone_stops_in_order() {
     let (_dir, data) = place();
     let server = Server::start(&data);
+    // Where a session ends both come, in any order.
     server.signal("HUP");
+    server.signal("TERM");
     let data = server.ended();
     Server::start(&data).stop();
 }

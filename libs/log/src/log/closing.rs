@@ -2,6 +2,7 @@
 //! each of them.
 
 use std::io;
+use std::sync::Arc;
 
 use super::Log;
 use crate::checkpoint::Marks;
@@ -47,7 +48,11 @@ impl Log {
     /// Gives the slot back, with marks for the next opening in this process.
     pub(super) fn give_back(mut self, marks: Option<Marks>) {
         self.claimed = false;
-        self.checkpoint.lock().unclaim(self.partition, self.slot, marks);
+        let checkpoint = Arc::clone(&self.checkpoint);
+        let mut slots = checkpoint.lock();
+        // Without marks it is free for the next partition, and may have been written for this one.
+        let kept = if marks.is_none() && slots.erase(&mut self.slot).is_err() { Some(self.marks) } else { marks };
+        slots.unclaim(self.partition, self.slot, kept);
     }
 
     /// Removes the partition's directory and gives its marks back.
@@ -68,5 +73,32 @@ impl Log {
                 Err(error)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use walser_model::{PartitionIndex, TopicConfig, TopicId, TopicPartition};
+
+    use super::*;
+    use crate::{DataDirectory, LogConfig, MemoryDisk};
+
+    #[test]
+    fn a_slot_that_is_given_back_without_marks_names_no_partition() {
+        let disk = MemoryDisk::simulated(64 << 20);
+        let open = || DataDirectory::open(Arc::new(disk.clone()), Path::new("/data"), "test").unwrap();
+        let partition = TopicPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(0));
+        let directory = open();
+        let (dir, checkpoint) = (directory.partition_dir(partition), directory.checkpoint());
+        let opened =
+            Log::open(directory.disk(), dir, partition, LogConfig::from(&TopicConfig::default()), checkpoint, 0);
+        let (mut log, _) = opened.unwrap();
+        log.write_marks().unwrap();
+        // As where the opening fails after that.
+        log.give_back(None);
+        drop(directory);
+        assert_eq!(open().checkpoint().lock().unclaimed().count(), 0);
     }
 }
