@@ -41,11 +41,10 @@ impl Log {
 
     /// Closes the log: its marks are there for the next opening in this process.
     pub fn close(self) {
-        let marks = Some(self.marks);
-        self.give_back(marks);
+        drop(self);
     }
 
-    /// Gives the slot back, with marks for the next opening in this process.
+    /// Gives the slot back with other marks than those of now.
     pub(super) fn give_back(mut self, marks: Option<Marks>) {
         self.claimed = false;
         let checkpoint = Arc::clone(&self.checkpoint);
@@ -62,17 +61,11 @@ impl Log {
     pub fn remove(mut self) -> io::Result<()> {
         self.active.iter().for_each(|active| active.segment().release_idle());
         let known = (self.partition, &self.marks);
-        match remove_marked(&self.checkpoint, self.names.path(), &mut self.slot, known) {
-            Ok(()) => {
-                self.claimed = false;
-                self.checkpoint.lock().free(self.slot);
-                Ok(())
-            }
-            Err(error) => {
-                self.close();
-                Err(error)
-            }
-        }
+        // Where it fails, the slot is given back with its marks.
+        remove_marked(&self.checkpoint, self.names.path(), &mut self.slot, known)?;
+        self.claimed = false;
+        self.checkpoint.lock().free(self.slot);
+        Ok(())
     }
 }
 

@@ -55,16 +55,12 @@ impl Log {
     ) -> Result<(Self, Recovery), LogError> {
         let (slot, marks) = checkpoint.lock().claim(partition);
         let claimed = (partition, (slot, marks));
-        match Self::open_claimed(disk, dir, claimed, config, Arc::clone(&checkpoint), now) {
-            Ok((mut log, found)) => match log.complete(found) {
-                Ok(recovery) => Ok((log, recovery)),
-                Err(error) => {
-                    log.give_back(marks);
-                    Err(error)
-                }
-            },
+        let opened = Self::open_claimed(disk, dir, claimed, config, Arc::clone(&checkpoint), now);
+        let (mut log, found) = opened.inspect_err(|_| checkpoint.lock().unclaim(partition, slot, marks))?;
+        match log.complete(found) {
+            Ok(recovery) => Ok((log, recovery)),
             Err(error) => {
-                checkpoint.lock().unclaim(partition, slot, marks);
+                log.give_back(marks);
                 Err(error)
             }
         }

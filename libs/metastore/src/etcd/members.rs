@@ -186,7 +186,8 @@ impl Members {
     }
 
     /// The connection to a member: with the credentials of now, or, as long as the member does not take those, with the ones
-    /// before; and how often they had been renewed. Files are replaced before etcd knows of it, or wrongly: neither may cost a connection that works.
+    /// before; and how often they had been renewed. Files are replaced before etcd knows of it, or wrongly: neither may cost
+    /// a connection that works.
     async fn connected(&self, member: &Member) -> Result<(Client, u64), Error> {
         let mut connected = member.client.lock().await;
         let connecting = Arc::clone(&self.connecting.read());
