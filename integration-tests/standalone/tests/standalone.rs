@@ -31,6 +31,8 @@ mod containers;
 mod contradictions;
 #[path = "standalone/controllers.rs"]
 mod controllers;
+#[path = "standalone/cut_off.rs"]
+mod cut_off;
 #[path = "standalone/decoded_cost.rs"]
 mod decoded_cost;
 #[path = "standalone/deregistration.rs"]

@@ -28,6 +28,11 @@ impl Nodes {
         Self { cluster, nodes }
     }
 
+    /// A cluster whose storage nodes are still to be started.
+    pub(crate) fn not_started(data: &Path) -> Self {
+        Self { cluster: Cluster::without_storage(data), nodes: (1..=NODES).map(|_| None).collect() }
+    }
+
     /// The same with topic `t`, all replicas of which are in sync; writes are confirmed while `in_sync` are.
     pub(crate) async fn with_topic(data: &Path, partition_count: i32, in_sync: i32) -> (Self, Client) {
         let nodes = Self::start(data);
@@ -39,8 +44,7 @@ impl Nodes {
 
     /// Nodes with more settings, and topic `t` of one partition, with other settings than the default.
     pub(crate) async fn with_settings(data: &Path, topic: &[(&str, &str)], more: &[&str]) -> (Self, Client) {
-        let cluster = Cluster::without_storage(data);
-        let mut nodes = Self { cluster, nodes: (1..=NODES).map(|_| None).collect() };
+        let mut nodes = Self::not_started(data);
         (1..=NODES).for_each(|number| nodes.restart_with(number, more));
         let client = nodes.cluster.client();
         let config = topic.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
