@@ -274,6 +274,7 @@ fn add_lag(health: &mut pb::ClusterHealth, figures: &Figures) {
     let far = match lag.offsets {
         Some(1) => format!("by 1 record and {seconds} s"),
         Some(offsets) => format!("by {offsets} records and {seconds} s"),
+        None if seconds == 0 => "not heard by its leader yet".to_owned(),
         None => format!("not heard for {seconds} s"),
     };
     let _ = write!(issue.message, "; furthest behind: the replica of {topic}/{partition} on node {}, {far}", lag.node);

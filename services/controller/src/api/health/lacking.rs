@@ -15,6 +15,8 @@ struct Lacking {
     count: usize,
     /// The first of them, each as its topic and its number.
     first: Vec<(String, i32)>,
+    /// How many of them have one replica.
+    single: usize,
 }
 
 /// What the visible partitions lack.
@@ -30,8 +32,9 @@ pub(super) struct LackingPartitions {
 }
 
 impl Lacking {
-    fn note(&mut self, topic: &str, number: i32) {
+    fn note(&mut self, topic: &str, number: i32, state: &PartitionState) {
         self.count += 1;
+        self.single += usize::from(state.replicas.len() == 1);
         if self.first.len() < NAMED_MAX {
             self.first.push((topic.to_owned(), number));
         }
@@ -70,14 +73,14 @@ impl LackingPartitions {
         self.stats.under_replicated_count += i32::from(behind);
         if state.leader.is_none() {
             self.stats.offline_count += 1;
-            return self.offline.note(topic, number);
+            return self.offline.note(topic, number, state);
         }
         if state.recovering {
-            self.recovering.note(topic, number);
+            self.recovering.note(topic, number, state);
         }
         match (refusing, behind) {
-            (true, _) => self.under_min_isr.note(topic, number),
-            (false, true) => self.behind.note(topic, number),
+            (true, _) => self.under_min_isr.note(topic, number, state),
+            (false, true) => self.behind.note(topic, number, state),
             (false, false) => {}
         }
     }
@@ -113,15 +116,18 @@ fn missing_hint(away: bool) -> &'static str {
 /// Partitions that nobody leads.
 fn offline_issue(offline: &Lacking, away: bool) -> pb::HealthIssue {
     let message = offline.message("has no leader", "have no leader");
-    let first = if away {
-        "start the nodes that are down; if those with the records never come back, "
-    } else {
-        "no replica in service is known to have everything; "
+    let first =
+        if away { "start the nodes that are down" } else { "no replica in service is known to have everything" };
+    let elect = "`walser partition elect TOPIC PARTITION --unclean --accept-loss` goes on with what the replicas in service \
+                 have, if those with the records never come back; one alone takes writes and shows them once \
+                 min.insync.replicas of the topic is 1";
+    let single = "the records of a partition with one replica are on its node alone: it comes back with the node, or the \
+                  topic is deleted and created again";
+    let hint = match offline.single {
+        0 => format!("{first}; {elect}"),
+        all if all == offline.count => format!("{first}; {single}"),
+        _ => format!("{first}; {elect}; {single}"),
     };
-    let hint = format!(
-        "{first}`walser partition elect TOPIC PARTITION --unclean --accept-loss` goes on with what the replicas in service \
-         have; one alone takes writes and shows them once min.insync.replicas of the topic is 1"
-    );
     critical("PARTITIONS_OFFLINE", message, hint, offline.objects())
 }
 
@@ -183,5 +189,21 @@ mod tests {
             ]
         );
         assert_eq!((found.stats().offline_count, found.stats().under_replicated_count), (8, 1));
+    }
+
+    #[test]
+    fn an_election_is_not_advised_where_no_other_replica_can_lead() {
+        let hint = |replicas: &[&[i32]]| {
+            let mut found = LackingPartitions::default();
+            for nodes in replicas {
+                let state = PartitionState::new(nodes.iter().copied().map(NodeId).collect(), 1);
+                found.add("t", 0, &PartitionState { leader: None, ..state });
+            }
+            found.issues(true).next().map(|issue| issue.hint).unwrap_or_default()
+        };
+        let advises = |hint: &str| (hint.contains("--unclean"), hint.contains("deleted and created again"));
+        assert_eq!(advises(&hint(&[&[1]])), (false, true));
+        assert_eq!(advises(&hint(&[&[1, 2]])), (true, false));
+        assert_eq!(advises(&hint(&[&[1], &[1, 2]])), (true, true));
     }
 }
