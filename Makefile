@@ -1,7 +1,7 @@
 # Every verb of the project. `make` shows them.
 .DEFAULT_GOAL := help
 SHELL := /usr/bin/env bash
-.PHONY: help build run demo test test-faults clients chart crash-long fuzz-long sim sim-long sim-mutations sim-shard bench images test-compose test-containers test-k8s verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy verify-deny advisories fix fix-fmt fix-clippy
+.PHONY: help build run demo test test-faults clients chart crash-long fuzz-long sim sim-long sim-mutations sim-shard bench images test-compose test-containers test-k8s smoke verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy verify-deny advisories fix fix-fmt fix-clippy
 
 help: ## Show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ test-containers: ## Run the images as a cluster of containers, and hurt it under
 
 test-k8s: ## Run the chart on a real Kubernetes of one node, and disturb it under load (as root; ONLY="standalone cluster tls")
 	scripts/test_k8s.sh $(ONLY)
+
+smoke: ## After make test: images, containers, compose files and Kubernetes, each where its tools are there
+	scripts/smoke.sh
 
 verify: verify-fmt verify-tidy verify-deny verify-clippy verify-doc ## Check formatting, structure, dependencies, lints and documentation
 
