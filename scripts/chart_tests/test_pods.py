@@ -219,14 +219,20 @@ class Tls(unittest.TestCase):
         members = {arguments[at + 1] for at, flag in enumerate(arguments) if flag == "--etcd-host"}
         self.assertIn("prod-walser-etcd-2.prod-walser-etcd.data.svc.cluster.local", members)
 
-    def test_jobs_are_clients_with_tls(self):
+    def test_jobs_and_commands_in_pods_are_clients_with_tls(self):
         for file, wanted in (("cluster-tls.yaml", {"WALSER_TLS_CA": "/etc/walser/tls/public/ca.crt"}),
                              ("cluster-tls-system-trust.yaml", {"WALSER_TLS": "true"}),
                              ("cluster-tls-existing.yaml", {"WALSER_TLS_CERT": "/etc/walser/tls/job/tls.crt",
                                                             "WALSER_TLS_SERVER_NAME": "walser.example.com"})):
-            test = named(render(file), "Pod", "prod-walser-test")["spec"]
-            for container in containers(test):
+            objects = render(file)
+            test = named(objects, "Pod", "prod-walser-test")["spec"]
+            gateway = named(objects, "Deployment", "prod-walser-gateway")["spec"]["template"]["spec"]
+            for container in [*containers(test), *containers(gateway)]:
                 self.assertLessEqual(wanted.items(), variables(container).items(), file)
+                mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+                for path in wanted.values():
+                    if path.startswith("/"):
+                        self.assertIn(path.rsplit("/", 1)[0], mounted, file)
 
 
 class Safety(unittest.TestCase):

@@ -74,6 +74,8 @@ class Schema(unittest.TestCase):
 class Together(unittest.TestCase):
     def test_what_does_not_fit_together_is_refused_with_a_reason(self):
         existing = {"tls.mode": "existing"}
+        roles = ("controller", "storageNode", "gateway", "groupCoordinator")
+        internal = {f"tls.existing.internal.{role}": "a" for role in roles}
         for sets, words in (
             ({"storage.replicas": 2}, "cluster.replicationFactor 3 needs as many storage nodes; storage.replicas is 2"),
             ({"cluster.minInsyncReplicas": 4}, "no record could be acknowledged"),
@@ -84,6 +86,8 @@ class Together(unittest.TestCase):
             ({"etcd.external.endpoints": ["http://a:2379"], "etcd.external.user": "a"}, "go together"),
             (existing, "needs tls.existing.public"),
             (existing | {"tls.existing.public": "a"}, "needs tls.existing.internal.controller"),
+            (existing | {"tls.existing.public": "a"} | internal, "needs tls.existing.etcd.member"),
+            (existing | {"tls.existing.public": "a", "tls.existing.etcd.member": "a"} | internal, "go together"),
             ({"tls.mode": "self-signed", "tls.clientCertificates.authoritySecret": "a"}, "jobSecret"),
             ({"topics": [{"name": "a", "config": {"x.y": 1}, "unset": ["x.y"]}]}, "both sets and unsets x.y"),
         ):

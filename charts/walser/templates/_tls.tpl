@@ -40,7 +40,7 @@ clients: {{ . }}
 {{- end }}
 {{- end }}
 {{- with $tls.clientCertificates.jobSecret }}
-{{- if eq $.component "job" }}
+{{- if has $.component (list "job" "standalone" "gateway") }}
 job: {{ . }}
 {{- end }}
 {{- end }}
@@ -107,14 +107,10 @@ controller.etcd.password.file: /etc/walser/etcd-password/password
 - {name: WALSER_SERVER, value: {{ include "walser.publicAddress" . | quote }}}
 {{- if include "walser.tls.on" . }}
 {{ include "walser.trustEnv" . }}
-{{- if .Values.tls.clientCertificates.jobSecret }}
-- {name: WALSER_TLS_CERT, value: /etc/walser/tls/job/tls.crt}
-- {name: WALSER_TLS_KEY, value: /etc/walser/tls/job/tls.key}
-{{- end }}
 {{- end }}
 {{- end -}}
 
-{{/* By what a client knows the public port. */}}
+{{/* By what a client knows the public port, and is known there. */}}
 {{- define "walser.trustEnv" -}}
 {{- if and (eq (include "walser.tls.mode" .) "existing") .Values.tls.existing.systemTrust -}}
 - {name: WALSER_TLS, value: "true"}
@@ -123,5 +119,9 @@ controller.etcd.password.file: /etc/walser/etcd-password/password
 {{- end }}
 {{- if eq (include "walser.tls.mode" .) "existing" }}
 - {name: WALSER_TLS_SERVER_NAME, value: {{ default (include "walser.publicHost" .) .Values.tls.serverName | quote }}}
+{{- end }}
+{{- if .Values.tls.clientCertificates.jobSecret }}
+- {name: WALSER_TLS_CERT, value: /etc/walser/tls/job/tls.crt}
+- {name: WALSER_TLS_KEY, value: /etc/walser/tls/job/tls.key}
 {{- end }}
 {{- end -}}

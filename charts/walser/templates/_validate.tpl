@@ -39,6 +39,9 @@
 {{- if ne (empty $tls.existing.etcd.member) (empty $tls.existing.etcd.client) -}}
 {{- fail "tls.existing.etcd.member and tls.existing.etcd.client go together" -}}
 {{- end -}}
+{{- if and (include "walser.ownEtcd" .) (not $tls.existing.etcd.member) (not $tls.existing.etcd.plaintext) -}}
+{{- fail "tls.mode: existing needs tls.existing.etcd.member and tls.existing.etcd.client, or tls.existing.etcd.plaintext: true: the metadata would be open to whoever reaches etcd" -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if and $tls.clientCertificates.authoritySecret (not $tls.clientCertificates.jobSecret) (include "walser.tls.on" .) -}}
