@@ -68,6 +68,8 @@ pub struct Marks {
 pub(crate) struct Slot {
     number: u64,
     sequence: u64,
+    /// The file may have it as the slot of a partition.
+    named: bool,
 }
 
 /// The open checkpoint file.
@@ -202,11 +204,11 @@ impl Checkpoint {
         let copies = bytes.chunks_exact(COPY_LEN).filter_map(decode);
         match copies.max_by_key(|(_, sequence, _)| *sequence) {
             Some((Some(partition), sequence, marks)) => {
-                self.loaded.insert(partition, (Slot { number, sequence }, marks));
+                self.loaded.insert(partition, (Slot { number, sequence, named: true }, marks));
             }
             // The sequence goes on where it was, or an old copy would win over the next owner's first.
-            Some((None, sequence, _)) => self.free.push(Slot { number, sequence }),
-            None => self.free.push(Slot { number, sequence: 0 }),
+            Some((None, sequence, _)) => self.free.push(Slot { number, sequence, named: false }),
+            None => self.free.push(Slot { number, sequence: 0, named: false }),
         }
     }
 
@@ -245,7 +247,7 @@ impl Checkpoint {
         }
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slot_count += 1;
-            Slot { number: self.slot_count - 1, sequence: 0 }
+            Slot { number: self.slot_count - 1, sequence: 0, named: false }
         });
         (slot, None)
     }
@@ -295,6 +297,7 @@ impl Checkpoint {
     /// Writes a slot, without making it durable.
     pub(crate) fn write(&self, slot: &mut Slot, partition: TopicPartition, marks: &Marks) -> io::Result<()> {
         slot.sequence += 1;
+        slot.named = true;
         self.put(*slot, &encode(Some(partition), slot.sequence, marks))
     }
 
@@ -309,7 +312,14 @@ impl Checkpoint {
     /// the rest for lost. The slot is not given to another partition before [`Checkpoint::free`].
     pub(crate) fn erase(&mut self, slot: &mut Slot) -> io::Result<()> {
         slot.sequence += 1;
-        self.put(*slot, &encode(None, slot.sequence, &Marks::default()))
+        self.put(*slot, &encode(None, slot.sequence, &Marks::default()))?;
+        slot.named = false;
+        Ok(())
+    }
+
+    /// The same, where it may have any. Whether it has none now.
+    pub(crate) fn forget(&mut self, slot: &mut Slot) -> bool {
+        !slot.named || self.erase(slot).is_ok()
     }
 
     /// Gives back a slot that was erased, after its partition is gone.

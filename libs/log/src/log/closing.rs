@@ -50,8 +50,8 @@ impl Log {
         let checkpoint = Arc::clone(&self.checkpoint);
         let mut slots = checkpoint.lock();
         // Without marks it is free for the next partition, and may have been written for this one.
-        let kept = if marks.is_none() && slots.erase(&mut self.slot).is_err() { Some(self.marks) } else { marks };
-        slots.unclaim(self.partition, self.slot, kept);
+        let left = marks.is_none() && !slots.forget(&mut self.slot);
+        slots.unclaim(self.partition, self.slot, if left { Some(self.marks) } else { marks });
     }
 
     /// Removes the partition's directory and gives its marks back.
@@ -78,20 +78,47 @@ mod tests {
     use super::*;
     use crate::{DataDirectory, LogConfig, MemoryDisk};
 
+    /// A disk with the log of a partition that has no marks yet.
+    fn unmarked() -> (MemoryDisk, DataDirectory, Log) {
+        let disk = MemoryDisk::simulated(64 << 20);
+        let directory = DataDirectory::open(Arc::new(disk.clone()), Path::new("/data"), "test").unwrap();
+        let (dir, checkpoint) = (directory.partition_dir(partition()), directory.checkpoint());
+        let config = LogConfig::from(&TopicConfig::default());
+        let (log, _) = Log::open(directory.disk(), dir, partition(), config, checkpoint, 0).unwrap();
+        (disk, directory, log)
+    }
+
+    fn partition() -> TopicPartition {
+        TopicPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(0))
+    }
+
     #[test]
     fn a_slot_that_is_given_back_without_marks_names_no_partition() {
-        let disk = MemoryDisk::simulated(64 << 20);
-        let open = || DataDirectory::open(Arc::new(disk.clone()), Path::new("/data"), "test").unwrap();
-        let partition = TopicPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(0));
-        let directory = open();
-        let (dir, checkpoint) = (directory.partition_dir(partition), directory.checkpoint());
-        let opened =
-            Log::open(directory.disk(), dir, partition, LogConfig::from(&TopicConfig::default()), checkpoint, 0);
-        let (mut log, _) = opened.unwrap();
+        let (disk, directory, mut log) = unmarked();
         log.write_marks().unwrap();
         // As where the opening fails after that.
         log.give_back(None);
         drop(directory);
-        assert_eq!(open().checkpoint().lock().unclaimed().count(), 0);
+        let again = DataDirectory::open(Arc::new(disk), Path::new("/data"), "test").unwrap();
+        assert_eq!(again.checkpoint().lock().unclaimed().count(), 0);
+    }
+
+    /// Marks that nobody has written would have the next opening find records missing that never were there.
+    #[test]
+    fn an_opening_that_fails_before_it_has_written_marks_leaves_none() {
+        let (disk, directory, log) = unmarked();
+        disk.stop_after(0);
+        log.give_back(None);
+        assert_eq!(directory.checkpoint().lock().marks(partition()), None);
+    }
+
+    #[test]
+    fn marks_that_cannot_be_erased_are_there_for_the_next_opening() {
+        let (disk, directory, mut log) = unmarked();
+        log.write_marks().unwrap();
+        let marks = log.marks;
+        disk.stop_after(0);
+        log.give_back(None);
+        assert_eq!(directory.checkpoint().lock().marks(partition()), Some(marks));
     }
 }
