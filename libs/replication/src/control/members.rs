@@ -224,25 +224,49 @@ pub fn shut_down<P: Clone>(context: &DecisionContext, node: NodeId) -> Option<De
     Some(decision)
 }
 
-/// Moves the lead away from a node that wants to stop, or whose disk hangs, and takes it out of the in-sync set where enough stay. `None`:
-/// there is nothing more to do in this partition.
-pub fn drain<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>, node: NodeId) -> Option<Decision<P>> {
+/// Who leads in place of a node that wants to stop, or cannot write: one in sync that was heard of late. A silent one may be
+/// gone, and nobody would lead then.
+fn successor(context: &DecisionContext, state: &PartitionState, node: NodeId) -> Option<NodeId> {
+    let can = |other: &NodeId| {
+        *other != node && state.isr.contains(*other) && context.usable(*other) && !context.silent.contains(*other)
+    };
+    let others = || state.replicas.iter().copied().filter(can);
+    others().find(|other| context.leads(*other)).or_else(|| others().next())
+}
+
+/// Whether enough of an in-sync set stay without a node: those that are silent may be gone.
+fn spares(context: &DecisionContext, state: &PartitionState, node: NodeId, counts: impl Fn(NodeId) -> bool) -> bool {
+    let stays = |other: &NodeId| *other != node && !context.silent.contains(*other) && counts(*other);
+    state.isr.contains(node) && state.isr.iter().filter(stays).count() >= state.min_isr
+}
+
+/// Takes a node out of the in-sync set.
+fn leave_isr(state: &mut PartitionState, node: NodeId) {
+    let mut isr = state.isr.clone();
+    isr.remove(node);
+    state.set_isr(isr);
+}
+
+/// Moves the lead away from a node that wants to stop; and once enough of the others have seen who leads (`seen`: the
+/// metadata revision of each), takes the node out of the in-sync set: whoever leads then was there after it had the lead.
+/// `None`: there is nothing to do in this partition.
+pub fn drain<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    node: NodeId,
+    seen: impl Fn(NodeId) -> i64,
+) -> Option<Decision<P>> {
     let mut state = record.state.clone();
-    let mut on = vec![node];
     if state.leader == Some(node) {
-        let isr = &state.isr;
-        let can = |other: &NodeId| *other != node && isr.contains(*other) && context.usable(*other);
-        let others = || state.replicas.iter().copied().filter(can);
-        let next = others().find(|other| context.leads(*other)).or_else(|| others().next())?;
+        let next = successor(context, &state, node)?;
         lead(context, &mut state, Some(next));
-        on.push(next);
+        return Some(Decision::of_partition(context, record, state, [node, next]));
     }
-    if state.isr.contains(node) && state.isr.len() > state.min_isr {
-        let mut isr = state.isr.clone();
-        isr.remove(node);
-        state.set_isr(isr);
+    if !spares(context, &state, node, |other| seen(other) >= record.epoch) {
+        return None;
     }
-    (state != record.state).then(|| Decision::of_partition(context, record, state, on))
+    leave_isr(&mut state, node);
+    Some(Decision::of_partition(context, record, state, [node]))
 }
 
 /// A living leader says that it cannot write at present, in the leader epoch that it knew then: another one leads, where one
@@ -253,10 +277,17 @@ pub fn hand_over<P: Clone>(
     node: NodeId,
     leader_epoch: LeaderEpoch,
 ) -> Option<Decision<P>> {
-    let leads = record.state.leader == Some(node) && record.state.leader_epoch == leader_epoch;
-    let can = |other: NodeId| other != node && context.leads(other);
-    let able = leads && record.state.isr.iter().any(can);
-    able.then(|| drain(context, record, node))?
+    let mut state = record.state.clone();
+    if state.leader != Some(node) || state.leader_epoch != leader_epoch {
+        return None;
+    }
+    let next = successor(context, &state, node).filter(|next| context.leads(*next))?;
+    lead(context, &mut state, Some(next));
+    // The high watermark would wait for its disk.
+    if spares(context, &state, node, |_| true) {
+        leave_isr(&mut state, node);
+    }
+    Some(Decision::of_partition(context, record, state, [node, next]))
 }
 
 /// Whether a node that wants to stop may go: it leads nothing that another one could lead, is in sync nowhere where it can
@@ -269,9 +300,8 @@ pub fn can_stop<'a, P: 'a>(
 ) -> bool {
     let mut latest = 0;
     for record in partitions.filter(|record| record.state.replicas.contains(&node)) {
-        let spared = record.state.isr.contains(node) && record.state.isr.len() > record.state.min_isr;
-        let others = record.state.isr.iter().any(|other| other != node && context.usable(other));
-        if spared || record.state.leader == Some(node) && others {
+        let led = record.state.leader == Some(node) && successor(context, &record.state, node).is_some();
+        if led || spares(context, &record.state, node, |_| true) {
             return false;
         }
         latest = latest.max(record.epoch);

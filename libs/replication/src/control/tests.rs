@@ -258,7 +258,7 @@ fn who_is_led_is_left_alone_and_who_is_needed_stays() {
     let led = record(&[1, 2], &[1, 2], 2);
     assert_eq!(elect_again(&context, &led), None);
     // The lead moves, but the node stays in sync: without it there would be too few.
-    let state = written(drain(&context, &led, NodeId(1)).unwrap());
+    let state = written(drain(&context, &led, NodeId(1), |_| 99).unwrap());
     assert_eq!((state.leader, state.isr), (Some(NodeId(2)), ids(&[1, 2])));
 }
 
@@ -343,13 +343,33 @@ fn a_node_that_wants_to_stop_gives_away_what_others_can_have() {
     let mut record = record(&[1, 2, 3], &[1, 2, 3], 2);
     let may_stop =
         |record: &PartitionRecord<u8>, seen| can_stop(&context, NodeId(1), [record].into_iter(), [seen].into_iter());
+    let drained = |record: &PartitionRecord<u8>, seen| drain(&context, record, NodeId(1), |_| seen).map(written);
     assert!(!may_stop(&record, 99));
-    record.state = written(drain(&context, &record, NodeId(1)).unwrap());
+    record.state = drained(&record, 0).unwrap();
     record.epoch = 60;
+    assert_eq!((record.state.leader, record.state.isr.clone()), (Some(NodeId(2)), ids(&[1, 2, 3])));
+    assert_eq!(drained(&record, 59), None, "whoever leads now may be gone");
+    assert!(!may_stop(&record, 60));
+    record.state = drained(&record, 60).unwrap();
+    record.epoch = 61;
     assert_eq!((record.state.leader, record.state.isr.clone()), (Some(NodeId(2)), ids(&[2, 3])));
-    assert!(!may_stop(&record, 59) && may_stop(&record, 60), "the others have to see it first");
-    assert_eq!(drain(&context, &record, NodeId(1)), None);
+    assert!(!may_stop(&record, 60) && may_stop(&record, 61), "the others have to see it first");
+    assert_eq!(drained(&record, 61), None);
     assert_eq!(elect_preferred(&context, &record), None, "its replica is the first, and about to stop");
+}
+
+#[test]
+fn a_node_that_wants_to_stop_leaves_nothing_to_others_that_are_silent() {
+    let mut context = context();
+    context.silent = ids(&[2, 3]);
+    let led = record(&[1, 2, 3], &[1, 2, 3], 2);
+    assert_eq!(drain(&context, &led, NodeId(1), |_| 99), None, "it leads on");
+    let followed = record(&[2, 1, 3], &[2, 1, 3], 2);
+    assert_eq!(drain(&context, &followed, NodeId(1), |_| 99), None, "it has everything, and may be the only one");
+    assert!(can_stop(&context, NodeId(1), [&led, &followed].into_iter(), std::iter::empty()));
+    context.silent = ids(&[2]);
+    let state = written(drain(&context, &led, NodeId(1), |_| 99).unwrap());
+    assert_eq!((state.leader, state.isr), (Some(NodeId(3)), ids(&[1, 2, 3])));
 }
 
 /// A sweep of the node that lists what it counts in is complete only with the partitions that were created meanwhile.

@@ -1,11 +1,11 @@
 //! Nodes that want to stop: what others can lead is led by them first, and they leave the in-sync sets that stay large
 //! enough without them (rule R23).
 
-use std::sync::Arc;
+use std::collections::HashMap;
 
 use walser_metastore::Revision;
 use walser_model::NodeId;
-use walser_replication::control;
+use walser_replication::control::{self, DecisionContext};
 use walser_rpc::ApiError;
 
 use super::Duties;
@@ -29,20 +29,28 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 continue;
             }
             let partitions = || view.metadata.partitions().map(|partition| &partition.record);
-            let drained: Vec<_> = partitions().filter_map(|record| control::drain(&context, record, node)).collect();
+            let seen = self.seen_by_others(&view, &context, node);
+            let seen_by = |other: NodeId| seen.get(&other).copied().unwrap_or(0);
+            let drained = partitions().filter_map(|record| control::drain(&context, record, node, seen_by));
+            let drained: Vec<_> = drained.collect();
             if !drained.is_empty() {
                 self.nodes.committer().commit_all(&view, drained, &Extra::default()).await?;
-            } else if control::can_stop(&context, node, partitions(), self.seen_by_others(&view, node).into_iter()) {
+            } else if control::can_stop(&context, node, partitions(), seen.into_values()) {
                 self.sessions.let_stop(node, node_epoch);
             }
         }
         Ok(())
     }
 
-    /// What every other node in service has seen of the metadata.
-    fn seen_by_others(&self, view: &Arc<ClusterView>, node: NodeId) -> Vec<Revision> {
+    /// What every other node in service has seen of the metadata; nothing, where it is silent: whether it is still there is
+    /// known once it is heard again, or fenced.
+    fn seen_by_others(&self, view: &ClusterView, context: &DecisionContext, node: NodeId) -> HashMap<NodeId, Revision> {
         let others = view.metadata.nodes().filter(|(other, entry)| *other != node && !entry.liveness.fenced);
         let (now, limit) = (self.clock.monotonic(), self.config.session);
-        others.filter_map(|(other, entry)| self.sessions.seen(other, entry.epoch, now, limit)).collect()
+        let seen = |other, epoch| {
+            let heard = self.sessions.seen(other, epoch, now, limit).filter(|_| !context.silent.contains(other));
+            heard.unwrap_or(0)
+        };
+        others.map(|(other, entry)| (other, seen(other, entry.epoch))).collect()
     }
 }

@@ -63,7 +63,10 @@ impl World {
     /// A node wants to stop: its partitions go elsewhere, and then it may go.
     fn see_off(&mut self, at: usize, node: usize, partition: usize) -> bool {
         let Controller { view, partitions, .. } = &self.controllers[at];
-        let drained = partitions[partition].as_ref().and_then(|known| drain(view, known, id(node)));
+        let drained = partitions[partition].as_ref().and_then(|known| {
+            let seen = |other: NodeId| self.nodes[number(other)].seen;
+            drain(view, known, id(node), seen)
+        });
         if let Some(decision) = drained {
             self.transact(at, decision);
             return true;
