@@ -171,7 +171,7 @@ async fn an_etcd_without_space_is_named_and_controllers_that_start_wait_for_it()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_of_etcd_that_has_lost_its_data_is_not_said_to_run() {
+async fn a_member_of_etcd_that_has_lost_its_data_or_its_address_is_not_said_to_run() {
     let (_place, dir) = place();
     let cluster = Shared::start(&dir, "3").await;
     let (data, aside) = (dir.join("etcd-2"), dir.join("aside"));
@@ -182,6 +182,11 @@ async fn a_member_of_etcd_that_has_lost_its_data_is_not_said_to_run() {
     assert!(!started.status.success() && said.contains("etcd 2 has not come up: "), "{said}");
     assert!(!data.exists(), "it was started as a new member");
     std::fs::rename(&aside, &data).unwrap();
+    let stranger = std::net::TcpListener::bind(cluster.up.address("etcd", 2, "client")).unwrap();
+    let started = cluster.up.act(&["start", "etcd", "2"]);
+    let said = String::from_utf8_lossy(&started.stderr);
+    assert!(!started.status.success() && said.contains("another process listens on"), "{said}");
+    drop(stranger);
     // One alone finds no leader, and runs nevertheless.
     cluster.up.act_ok(&["kill", "etcd"]);
     ["2", "1", "3"].iter().for_each(|member| cluster.up.act_ok(&["start", "etcd", member]));

@@ -11,6 +11,7 @@
 //! Invariant: no process outlives the supervisor, also when that is killed.
 
 mod certificates;
+mod complaint;
 mod config;
 mod control;
 mod layout;

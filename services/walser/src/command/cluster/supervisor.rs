@@ -4,11 +4,11 @@
 //! has ended stays down until someone asks for its start.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use walser_client::Client;
 
+use super::complaint::not_serving;
 use super::control::{Asked, ControlAction, ControlRefusal, ControlRequest};
 use super::layout::{self, ClusterDirectory, ClusterProcess, ClusterProcessState};
 use super::lost_members::EtcdMembers;
@@ -42,9 +43,6 @@ const FREE_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
 /// Pause between two looks after processes, should a signal of the system be missed.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Bytes at the end of a log in which the reason of a failure is looked for.
-const LOG_END_BYTES: u64 = 16 << 10;
 
 /// Processes that are being started, role by role.
 #[derive(Debug)]
@@ -81,33 +79,9 @@ pub(super) struct Supervisor {
     ended: Signals,
 }
 
-/// That a process does not serve, with what it has said last of the reason.
-fn not_serving(process: &ClusterProcess, log_begin: u64, what: &str) -> String {
-    let why = last_complaint(&process.log, log_begin).map(|line| format!(": {line}")).unwrap_or_default();
-    format!("{} {what}{why}; its log is {}", process.name(), process.log.display())
-}
-
-/// The last error or warning at the end of a log, of what was written to it from `begin` on.
-fn last_complaint(log: &Path, begin: u64) -> Option<String> {
-    let mut file = File::open(log).ok()?;
-    let end = file.seek(SeekFrom::End(0)).ok()?;
-    file.seek(SeekFrom::Start(end.saturating_sub(LOG_END_BYTES).max(begin))).ok()?;
-    let mut bytes = Vec::new();
-    file.take(LOG_END_BYTES).read_to_end(&mut bytes).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    let complaint = |line: &str| match line.strip_prefix("error: ") {
-        Some(error) => Some(error.to_owned()),
-        None => {
-            let line: serde_json::Value = serde_json::from_str(line).ok()?;
-            // Those in small letters are of etcd.
-            let bad = matches!(line["level"].as_str(), Some("ERROR" | "WARN" | "error" | "fatal" | "panic"));
-            let fields = &line["fields"];
-            let said = [&fields["message"], &fields["failure"], &fields["error"], &line["msg"], &line["error"]];
-            let said: Vec<_> = said.iter().filter_map(|field| field.as_str()).collect();
-            (bad && !said.is_empty()).then(|| said.join(": "))
-        }
-    };
-    text.lines().rev().find_map(complaint)
+/// Whether somebody listens there.
+fn in_use(address: &&SocketAddr) -> bool {
+    TcpListener::bind(**address).is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
 }
 
 impl Supervisor {
@@ -286,6 +260,16 @@ impl Supervisor {
             ControlAction::Pause => self.suspend(&chosen, Signal::STOP, ClusterProcessState::Paused),
             ControlAction::Resume => self.suspend(&chosen, Signal::CONT, ClusterProcessState::Running),
         }
+        let left: Vec<_> = chosen.iter().copied().filter(|index| self.children[*index].is_some()).collect();
+        if !left.is_empty() && matches!(request.action, ControlAction::Stop | ControlAction::Kill) {
+            let why = format!(
+                "{} did not end in {} s, also not by SIGKILL: the system ends it when it can, a disk that hangs for instance \
+                 must answer first",
+                self.names(&left),
+                STOP_LIMIT.as_secs()
+            );
+            return Err(why.into());
+        }
         Ok(chosen.into_iter().map(|index| self.processes[index].clone()).collect())
     }
 
@@ -351,9 +335,8 @@ impl Supervisor {
     /// An address that somebody else has is told by the process that is to have it.
     async fn addresses_become_free(&self) {
         let deadline = Instant::now() + FREE_LIMIT;
-        let in_use =
-            |address: &SocketAddr| TcpListener::bind(address).is_err_and(|error| error.kind() == ErrorKind::AddrInUse);
-        let taken = || self.processes.iter().flat_map(|process| process.addresses.values()).any(in_use);
+        let taken =
+            || self.processes.iter().flat_map(|process| process.addresses.values()).any(|address| in_use(&address));
         while taken() && Instant::now() < deadline {
             sleep(PAUSE).await;
         }
@@ -361,6 +344,11 @@ impl Supervisor {
 
     fn spawn(&mut self, index: usize) -> std::io::Result<()> {
         let process = &self.processes[index];
+        // Whoever else listens there would answer in place of it.
+        if let (ClusterRole::Etcd, Some(taken)) = (process.role, process.addresses.values().find(in_use)) {
+            let why = format!("another process listens on {taken}: stop it, and try again");
+            return Err(std::io::Error::new(ErrorKind::AddrInUse, why));
+        }
         let log = OpenOptions::new().create(true).append(true).open(&process.log)?;
         self.log_begins[index] = log.metadata()?.len();
         let child = Command::new(&self.program)
