@@ -3,9 +3,10 @@
 //! Leaders go round over the nodes in service, beginning at another one for each topic, and the other replicas of a
 //! partition are shifted against its leader each time round, as in Kafka: a node that fails leaves its load to all others.
 //! Nodes that are away are used where there are not enough, as in KRaft: they are replicas that follow when they are back.
+//! Before those a topic of Walser itself also uses cordoned ones: without it there would be no groups.
 
 use walser_metadata::View;
-use walser_model::{NodeId, TopicId};
+use walser_model::{NodeId, RESERVED_PREFIX, TopicId};
 use walser_rpc::{ApiError, Reason};
 
 /// Nodes that replicas can be placed on, ascending.
@@ -13,6 +14,8 @@ use walser_rpc::{ApiError, Reason};
 pub(crate) struct Places {
     /// In service.
     usable: Vec<NodeId>,
+    /// In service and cordoned, for a topic of Walser itself.
+    spare: Vec<NodeId>,
     /// Registered, and fenced or about to stop.
     away: Vec<NodeId>,
     /// How many get no new replicas, as operators wish.
@@ -20,15 +23,17 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    pub(crate) fn of(metadata: &View) -> Self {
-        let mut places = Self::default();
+    /// Those for partitions of the topic of this name.
+    pub(crate) fn of(metadata: &View, topic: &str) -> Self {
+        let (mut places, internal) = (Self::default(), topic.starts_with(RESERVED_PREFIX));
         for (id, node) in metadata.nodes().filter(|(_, node)| node.epoch > 0) {
-            if node.liveness.cordoned {
-                places.cordoned += 1;
-                continue;
+            let in_service = !node.liveness.fenced && !node.liveness.shutting_down;
+            match (in_service, node.liveness.cordoned) {
+                (_, true) if !internal => places.cordoned += 1,
+                (true, false) => places.usable.push(id),
+                (true, true) => places.spare.push(id),
+                (false, _) => places.away.push(id),
             }
-            let usable = !node.liveness.fenced && !node.liveness.shutting_down;
-            if usable { places.usable.push(id) } else { places.away.push(id) }
         }
         places
     }
@@ -54,24 +59,28 @@ impl Places {
     /// The replicas of a partition; the first one is its preferred leader, and in service.
     ///
     /// # Errors
-    /// `LEADER_NOT_AVAILABLE` when no node is in service, `REPLICATION_FACTOR_TOO_HIGH` when there are fewer nodes.
+    /// `LEADER_NOT_AVAILABLE` when no node is in service, `REPLICATION_FACTOR_TOO_HIGH` when there are fewer nodes, or those
+    /// that there are take no new replicas.
     pub(crate) fn place(
         &self,
         topic: TopicId,
         partition: i32,
         replication_factor: i32,
     ) -> Result<Vec<NodeId>, ApiError> {
-        if self.usable.is_empty() {
-            let text = match self.cordoned {
-                0 => "no storage node is in service; start one, or wait until it has registered".to_owned(),
-                count => format!(
-                    "no storage node takes new partitions, {count} are cordoned or drained; take one back with `walser \
-                     node uncordon ID`, or start another one"
-                ),
-            };
+        let (wanted, known) = (usize::try_from(replication_factor).unwrap_or(0), self.known());
+        if self.usable.is_empty() && self.spare.is_empty() && self.cordoned == 0 {
+            let text = "no storage node is in service; start one, or wait until it has registered";
             return Err(ApiError::new(Reason::LeaderNotAvailable, text));
         }
-        let (wanted, known) = (usize::try_from(replication_factor).unwrap_or(0), self.usable.len() + self.away.len());
+        if self.usable.is_empty() && self.spare.is_empty() {
+            let text = format!(
+                "no storage node takes new partitions, {} cordoned or drained; take one back with `walser node uncordon \
+                 ID`, or start another one",
+                if self.cordoned == 1 { "1 is".to_owned() } else { format!("{} are", self.cordoned) }
+            );
+            let failure = ApiError::new(Reason::ReplicationFactorTooHigh, text);
+            return Err(failure.with("requested", replication_factor).with("available", 0));
+        }
         if wanted > known || wanted == 0 {
             let text = format!(
                 "replication factor {replication_factor} needs {replication_factor} storage nodes; {known} available{}",
@@ -81,9 +90,15 @@ impl Places {
             return Err(failure.with("requested", replication_factor).with("available", known));
         }
         let begin = first_place(topic).wrapping_add(usize::try_from(partition).unwrap_or(0));
-        let mut replicas = from(&self.usable, begin, wanted);
-        replicas.extend(from(&self.away, begin, wanted - replicas.len()));
+        let mut replicas = Vec::with_capacity(wanted);
+        for nodes in [&self.usable, &self.spare, &self.away] {
+            replicas.extend(from(nodes, begin, wanted - replicas.len()));
+        }
         Ok(replicas)
+    }
+
+    fn known(&self) -> usize {
+        self.usable.len() + self.spare.len() + self.away.len()
     }
 }
 
@@ -112,7 +127,7 @@ mod tests {
 
     fn places(usable: &[i32], away: &[i32]) -> Places {
         let ids = |numbers: &[i32]| numbers.iter().copied().map(NodeId).collect();
-        Places { usable: ids(usable), away: ids(away), cordoned: 0 }
+        Places { usable: ids(usable), away: ids(away), ..Places::default() }
     }
 
     fn topic(number: u16) -> TopicId {
@@ -155,6 +170,26 @@ mod tests {
         let refused = places(&[1], &[2]).place(topic(1), 0, 3).unwrap_err();
         assert_eq!(refused.reason(), Reason::ReplicationFactorTooHigh);
         assert_eq!(refused.message(), "replication factor 3 needs 3 storage nodes; 2 available");
+    }
+
+    #[test]
+    fn a_topic_of_walser_itself_uses_cordoned_nodes_before_those_that_are_away() {
+        let spare = |usable: &[i32], spare: &[i32], away: &[i32]| Places {
+            spare: spare.iter().copied().map(NodeId).collect(),
+            ..places(usable, away)
+        };
+        for partition in 0..6 {
+            let placed = spare(&[1, 2], &[3], &[4]).place(topic(1), partition, 3).unwrap();
+            assert!(placed.len() == 3 && placed[2] == NodeId(3), "{placed:?}");
+        }
+        assert_eq!(spare(&[], &[3], &[4]).place(topic(1), 0, 2).unwrap(), [NodeId(3), NodeId(4)]);
+    }
+
+    #[test]
+    fn that_all_nodes_are_cordoned_does_not_pass_by_itself() {
+        let refused = Places { cordoned: 2, ..places(&[], &[1]) }.place(topic(1), 0, 1).unwrap_err();
+        assert_eq!((refused.reason(), refused.retry()), (Reason::ReplicationFactorTooHigh, RetryAdvice::Never));
+        assert!(refused.message().contains("2 are cordoned or drained"), "{refused}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use walser_rpc::{ApiError, ControllerClient, GROUP_SHARDS, GROUPS_TOPIC};
+use walser_rpc::{ApiError, ControllerClient, GROUP_SHARDS, GROUPS_TOPIC, RetryAdvice};
 
 use crate::call::not_available;
 use crate::metadata::Metadata;
@@ -59,7 +59,8 @@ impl InternalTopic {
         let created = self.controller.create_internal_topic(GROUPS_TOPIC, GROUP_SHARDS, &SETTINGS).await;
         created.map_err(|failure| {
             let text = format!("has no log yet, topic \"{GROUPS_TOPIC}\" cannot be created: {failure}");
-            not_available(&text).with("cause", failure.reason_name())
+            let missing = not_available(&text).with("cause", failure.reason_name());
+            if failure.retry() == RetryAdvice::Never { missing.with("topic", GROUPS_TOPIC) } else { missing }
         })?;
         let led = self.metadata.wait_until(|view| {
             let topic = view.topic_named(GROUPS_TOPIC);

@@ -343,3 +343,21 @@ async fn a_cluster_without_group_coordinators_says_so_and_its_members_go_on_with
     member.commit_all().await;
     assert_eq!(member.revoked.len(), 0);
 }
+
+/// The topic of groups is spread over all nodes when the first group comes, and a cluster of three has no other ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_group_comes_while_a_node_is_cordoned() {
+    let (_dir, data) = place();
+    let up = Up::start(&data);
+    let (address, client) = (up.server(), up.client());
+    create_replicated(&client, "t", 1, 2).await;
+    all_in_sync(&client, "t").await;
+    for wish in ["cordon", "drain"] {
+        assert!(cli_at(&address, &["node", wish, "1"], b"").status.success(), "{wish}");
+    }
+    write(&client, "t", 0, "one").await;
+    let mut member = Member::join(&client, "g", "t").await;
+    member.own(1).await;
+    member.read_many(1).await;
+    member.commit_all().await;
+}

@@ -110,7 +110,7 @@ impl Topics {
                 let text = format!("topic \"{name}\" was deleted while it was created");
                 return Err(ApiError::new(Reason::TopicNotFound, text).with("topic", &name));
             }
-            Places::of(&view.metadata).check(replication_factor)?;
+            Places::of(&view.metadata, name.as_str()).check(replication_factor)?;
             let _planned = self.plan(&view, id, usize::try_from(partition_count).unwrap_or(0))?;
             if request.validate_only {
                 return Ok((Arc::new(value), None));
@@ -177,7 +177,7 @@ impl Topics {
                 };
                 return Err(ApiError::new(Reason::TopicExists, text).with("topic", name));
             }
-            Places::of(metadata).check(1)?;
+            Places::of(metadata, name.as_str()).check(1)?;
             let _planned = self.plan(&view, id, restored.placed_on.len())?;
             if let Some(created) = self.try_create(&Creation { id, staged: &staged, grown: None }).await? {
                 return Ok(created);
@@ -214,7 +214,7 @@ impl Topics {
                 finished.map_err(|failure| if before.is_some() { maybe(&failure) } else { failure })?;
                 continue;
             }
-            Places::of(&view.metadata).check(topic.value.replication_factor)?;
+            Places::of(&view.metadata, &topic.value.name).check(topic.value.replication_factor)?;
             let value = with_partitions(&topic, wanted);
             let _planned = self.plan(&view, topic.id, usize::try_from(wanted).unwrap_or(0))?;
             if validate_only {

@@ -56,7 +56,7 @@ impl Topics {
         let missing = (staged.first..topic.partition_count)
             .map(|number| TopicPartition::new(id, PartitionIndex(number)))
             .filter(|id| view.metadata.partition(*id).is_none());
-        let (places, mut decisions) = (Places::of(&view.metadata), Vec::new());
+        let (places, mut decisions) = (Places::of(&view.metadata, &topic.name), Vec::new());
         for id in missing {
             let replicas = replicas(&places, staged, id)?;
             let created = control::create(context, id, &replicas, min_isr, LeaderEpoch(staged.leader_epoch));

@@ -426,9 +426,11 @@ pub(super) fn without_coordinator() -> ApiError {
     ApiError::new(Reason::CoordinatorNotAvailable, text)
 }
 
-/// Whether the session is over, and what was asked on it has to be asked on another one.
+/// Whether the session is over, and what was asked on it has to be asked on another one. Not where the topic of
+/// groups cannot be created for a reason that does not pass by itself (`topic` names it): whoever asks is to hear that.
 pub(super) fn session_lost(failure: &ApiError) -> bool {
-    matches!(failure.reason(), Reason::CoordinatorNotAvailable | Reason::StaleEpoch) || !failure.answered()
+    let lost = matches!(failure.reason(), Reason::CoordinatorNotAvailable | Reason::StaleEpoch);
+    (lost && failure.value("topic").is_none()) || !failure.answered()
 }
 
 #[cfg(test)]
