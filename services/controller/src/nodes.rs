@@ -104,16 +104,17 @@ impl Nodes {
     /// every lead first, so that nothing of it counts any more (rules R17 and R18). It is unfenced once it has seen that
     /// (amendment A10). `held`: what it says of its directory. Where that is not all that the node had, it neither counts
     /// nor is eligible until it has followed a leader (rule R20, amendment A5). `registered`: is called before the next
-    /// decision about nodes is taken.
+    /// decision about nodes is taken. `admits`: whether nodes such as this one may register, asked in its turn.
     pub(crate) async fn register(
         &self,
         node: NodeId,
         registration: &NodeRegistration,
         held: &Holdings,
-        registered: impl Fn(Revision),
+        (admits, registered): (impl Fn() -> Result<(), ApiError>, impl Fn(Revision)),
     ) -> Result<Revision, ApiError> {
         for _ in 0..ATTEMPTS_MAX {
             let _turn = self.turns.next().await?;
+            admits()?;
             let (view, context) = self.committer.context()?;
             let known = view.metadata.node(node);
             let replaced = known.filter(|known| self.replaces_directory(known, registration, &view, held));

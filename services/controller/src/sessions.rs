@@ -9,7 +9,7 @@ use walser_metastore::Revision;
 use walser_model::{NodeId, Timestamp, TopicId, TopicPartition};
 use walser_replication::NodeSet;
 use walser_replication::control::Candidate;
-use walser_rpc::ApiError;
+use walser_rpc::{ApiError, Reason};
 
 /// Confirmations of removed topics that wait to be written; nodes repeat the others.
 const CONFIRMED_MAX: usize = 10_000;
@@ -222,10 +222,15 @@ impl<S: Clone> Sessions<S> {
         self.inner.lock().may_stop.get(&node) == Some(&node_epoch)
     }
 
-    /// Refuses the next beat of a node. What it has said was of metadata that this controller does not have.
+    /// Refuses the next beat of a node. Where it is of another history, what it has said was of metadata that this controller
+    /// does not have.
     pub(crate) fn refuse(&self, node: NodeId, why: ApiError) {
+        let stranger = matches!(why.reason(), Reason::ClusterIdMismatch | Reason::MetadataRollback);
         let mut inner = self.inner.lock();
         inner.refused.insert(node, why);
+        if !stranger {
+            return;
+        }
         let Inner { by_node, said_last, .. } = &mut *inner;
         for said in by_node.get_mut(&node).into_iter().chain(said_last.get_mut(&node)) {
             said.metadata_version = 0;
@@ -369,12 +374,13 @@ mod tests {
     #[test]
     fn what_a_node_has_said_of_other_metadata_is_of_no_version() {
         let sessions = Sessions::<u8>::default();
-        let refused = || ApiError::internal("it has seen more");
         for node in [1, 2] {
             sessions.beat(NodeId(node), Session { node_epoch: 7, metadata_version: 9, ..Session::default() });
         }
         sessions.end(NodeId(2), 7);
-        [1, 2, 3].into_iter().for_each(|node| sessions.refuse(NodeId(node), refused()));
+        sessions.refuse(NodeId(1), ApiError::internal("what it has seen cannot be looked up"));
+        assert_eq!(sessions.get(NodeId(1)).map(|said| said.metadata_version), Some(9), "nobody knows better");
+        [1, 2, 3].into_iter().for_each(|node| sessions.refuse(NodeId(node), ApiError::metadata_rollback(9, 5)));
         assert_eq!(sessions.get(NodeId(1)).map(|said| said.metadata_version), Some(0));
         assert_eq!(sessions.said_last(NodeId(2)).map(|said| said.metadata_version), Some(0));
     }

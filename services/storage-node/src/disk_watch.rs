@@ -150,7 +150,7 @@ fn show_metrics(membership: &Membership, metrics: &StorageMetrics) {
     let furthest = lags.iter().filter_map(|lag| lag.offsets).max().unwrap_or(0);
     metrics.replication_lag(furthest, lags.iter().map(|lag| lag.behind).max().unwrap_or_default());
     metrics.logs(registry.problems().len(), log_bytes);
-    metrics.metadata_version(directory.metadata_seen().version);
+    metrics.metadata_version(membership.applied.load().version);
     metrics.disk_stall(stalls.seconds());
     let space = guard.seen();
     metrics.disk(space, guard.reserve_of(space.total), guard.full());

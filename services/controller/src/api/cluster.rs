@@ -33,12 +33,18 @@ fn gateways_only(method: &str) -> ApiError {
     ApiError::new(Reason::FeatureDisabled, text).with("feature", method)
 }
 
+/// What versions are ordered by: 0.10.0 comes after 0.9.1.
+fn by_number(version: &str) -> Vec<u32> {
+    version.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0)).collect()
+}
+
 #[async_trait]
 impl ClusterService for Controller {
     async fn get_cluster(&self, _request: Request<pb::GetClusterRequest>) -> Answer<pb::GetClusterResponse> {
         let view = self.views.load();
         let record = view.cluster()?;
-        let version = registered(&view).map(|(_, node)| node.registration.version.clone()).min();
+        let versions = registered(&view).map(|(_, node)| node.registration.version.clone());
+        let version = versions.min_by_key(|version| by_number(version));
         let cluster = pb::Cluster {
             id: record.id.clone(),
             name: record.name.clone(),
@@ -240,9 +246,13 @@ impl Controller {
     /// A node as clients see it.
     fn wire_node(&self, view: &ClusterView, leads: &HashMap<NodeId, i32>, node: NodeId, entry: &NodeEntry) -> pb::Node {
         let session = self.sessions.get(node);
+        let gives_away = || {
+            let context = self.nodes.committer().context();
+            context.is_ok_and(|(_, context)| nodes::leads_for_others(view, &context, node))
+        };
         let state = match &entry.liveness {
             _ if self.is_away(node, entry) => pb::NodeState::Down,
-            liveness if liveness.drained && nodes::leads_for_others(view, node) => pb::NodeState::Draining,
+            liveness if liveness.drained && gives_away() => pb::NodeState::Draining,
             liveness if liveness.drained => pb::NodeState::Drained,
             liveness if liveness.cordoned => pb::NodeState::Cordoned,
             _ => pb::NodeState::Active,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use walser_model::{NodeId, PartitionIndex, TopicPartition};
 use walser_proto::v1 as pb;
-use walser_replication::control::Lack;
+use walser_replication::control::{self, DecisionContext, Lack};
 use walser_rpc::{ApiError, Reason};
 use walser_service::Caller;
 
@@ -27,13 +27,11 @@ fn find(view: &ClusterView, named: &pb::TopicPartition) -> Result<TopicPartition
     topic.partition(PartitionIndex(named.partition)).map(|found| found.record.key).ok_or_else(missing)
 }
 
-/// Every partition whose leader is not its preferred one.
-fn not_preferred(view: &ClusterView) -> Vec<pb::TopicPartition> {
+/// Partitions whose preferred leader can lead, and does not: all of them, or as many as one request may name.
+fn not_preferred(view: &ClusterView, context: &DecisionContext) -> Vec<pb::TopicPartition> {
     let of_topic = view.metadata.topics().flat_map(|topic| {
-        let partitions = view.metadata.partitions_of(topic.id).filter(|partition| {
-            let state = &partition.record.state;
-            state.leader.is_some() && state.leader != state.replicas.first().copied()
-        });
+        let partitions = view.metadata.partitions_of(topic.id);
+        let partitions = partitions.filter(|partition| control::elect_preferred(context, &partition.record).is_some());
         partitions.map(|partition| pb::TopicPartition {
             topic: topic.name.to_string(),
             partition: partition.record.key.partition.0,
@@ -69,7 +67,8 @@ impl Controller {
         }
         let view = self.views.load();
         if partitions.is_empty() {
-            partitions = not_preferred(&view);
+            let (view, context) = self.nodes.committer().context()?;
+            partitions = not_preferred(&view, &context);
         }
         let found: Vec<_> = partitions.iter().map(|named| find(&view, named)).collect();
         let ids: Vec<_> = found.iter().filter_map(|found| found.as_ref().ok().copied()).collect();
@@ -82,10 +81,10 @@ impl Controller {
         let gone = || ApiError::new(Reason::PartitionNotFound, "the partition was deleted meanwhile");
         let results = partitions.into_iter().zip(found).map(|(named, found)| {
             let outcome = found.and_then(|id| outcomes.get(&id).cloned().ok_or_else(gone));
-            let failed = |failure| Election { leader: None, elected: false, failure: Some(failure) };
-            let Election { leader, elected, failure } = outcome.unwrap_or_else(failed);
+            let failed = |failure| Election { failure: Some(failure), ..Election::default() };
+            let Election { leader, elected, unproven, failure } = outcome.unwrap_or_else(failed);
             if elected {
-                log_election(caller, &named, leader, unclean);
+                log_election(caller, &named, leader, unproven);
             }
             let leader = leader.map(|leader| leader.0);
             pb::ElectionResult { topic_partition: Some(named), leader, elected, error: failure.map(pb::Error::from) }
@@ -94,11 +93,11 @@ impl Controller {
     }
 }
 
-fn log_election(caller: &Caller, named: &pb::TopicPartition, leader: Option<NodeId>, unclean: bool) {
+fn log_election(caller: &Caller, named: &pb::TopicPartition, leader: Option<NodeId>, unproven: bool) {
     let pb::TopicPartition { topic, partition } = named;
     let leader = leader.map_or(-1, |leader| leader.0);
     let (client_id, client_address) = (caller.client_id(), caller.address());
-    if unclean {
+    if unproven {
         tracing::warn!(
             client_id,
             client_address,

@@ -37,7 +37,9 @@ impl Controller {
         issues.extend(self.problems.of_parts().into_iter().map(store_part_issue));
         // In one process it ends with everything else.
         let had_coordinators = !self.config.standalone && view.metadata.group_shards().next().is_some();
-        issues.extend((had_coordinators && !self.coordinators.any_living()).then(no_coordinator_issue));
+        // Where nodes do not obey this metadata, coordinators do not either, and say so themselves.
+        let obeyed = issues.is_empty();
+        issues.extend((obeyed && had_coordinators && !self.coordinators.any_living()).then(no_coordinator_issue));
         let none_left = registered(view).all(|(node, entry)| self.is_down(node, entry));
         let availability = self.availability(view);
         let mut away = false;

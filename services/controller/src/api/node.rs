@@ -127,7 +127,10 @@ impl ControllerService for Controller {
         }
         let node = NodeId(request.node_id);
         let levels = FeatureLevels::of_caller(request.features.as_ref());
-        self.check_level(levels, &format!("storage node {node} (version {})", request.version))?;
+        let name = format!("storage node {node} (version {})", request.version);
+        // Once more when nobody else registers, and no upgrade ends.
+        let admits = || self.check_level(levels, &name);
+        admits()?;
         let seen = SeenHistory {
             cluster_id: request.cluster_id.clone(),
             version: request.metadata_version,
@@ -147,7 +150,7 @@ impl ControllerService for Controller {
         self.refused.admit((&self.history, &self.views), claim, self.clock.monotonic()).await?;
         // Heard before anybody can take it for one that has left.
         let heard = |node_epoch| self.heard(node, Session { node_epoch, ..Session::default() });
-        let registered = self.nodes.register(node, &registration, &held, heard).await;
+        let registered = self.nodes.register(node, &registration, &held, (admits, heard)).await;
         let node_epoch = registered.inspect_err(|why| {
             if matches!(why.reason(), Reason::NodeIdInUse | Reason::DataRollback) {
                 self.refused.turn_away(node, why.clone(), self.clock.monotonic());

@@ -50,8 +50,8 @@ impl<F: Fn(&ClusterView, &[TopicPartition]) -> HashMap<TopicPartition, Lack>> La
 struct Asked<'a> {
     wish: Wish,
     partitions: &'a [TopicPartition],
-    /// Who was to lead.
-    elected: BTreeMap<TopicPartition, NodeId>,
+    /// Who was to lead, and whether it need not have everything.
+    elected: BTreeMap<TopicPartition, (NodeId, bool)>,
     /// Something was written, or may have been.
     begun: bool,
 }
@@ -96,11 +96,13 @@ pub(crate) const STEPPED_DOWN_MAX: Duration = Duration::from_secs(5);
 const OFFER_LOOKS: u128 = STEPPED_DOWN_MAX.as_millis() / OFFER_LOOK.as_millis();
 
 /// What became of the election of one partition.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Election {
     pub(crate) leader: Option<NodeId>,
     /// Another leader was elected.
     pub(crate) elected: bool,
+    /// It need not have everything.
+    pub(crate) unproven: bool,
     pub(crate) failure: Option<ApiError>,
 }
 
@@ -108,6 +110,8 @@ pub(crate) struct Election {
 enum Step {
     /// This is to be written.
     Elect(Decision<TopicPartition>),
+    /// The same, of a node that need not have everything.
+    ElectUnproven(Decision<TopicPartition>),
     /// This too; whom to elect is known when the replicas have said what they have.
     Depose(Decision<TopicPartition>),
     /// Nothing: that node leads already, or nobody can.
@@ -153,6 +157,13 @@ fn why_not(context: &DecisionContext, state: &PartitionState, wanted: NodeId) ->
     why.to_owned()
 }
 
+/// A leader goes on to lead, because whoever is named cannot take its place.
+fn goes_on(context: &DecisionContext, found: &PartitionEntry, leader: NodeId, wanted: NodeId) -> ApiError {
+    let why = why_not(context, &found.record.state, wanted);
+    let text = format!("node {wanted} {why}; node {leader} goes on to lead");
+    unavailable(Reason::EligibleLeadersNotAvailable, found.record.key, text)
+}
+
 impl Wish {
     /// What it asks of a partition. `lack`: what its leader does not have.
     fn step(
@@ -169,6 +180,14 @@ impl Wish {
             return self.in_sync(context, found);
         }
         // An only replica is all there is.
+        if let (Some(leader), Some(Lack::Damaged), 1) = (state.leader, lack, state.replicas.len()) {
+            let (topic, partition) = ("TOPIC", found.record.key.partition);
+            let text = format!(
+                "changes nothing here: node {leader} has the only replica, and its log is damaged; `walser partition repair \
+                 {topic} {partition} --accept-loss` gives up what cannot be read"
+            );
+            return Step::Over(Err(ApiError::field("unclean", text)));
+        }
         let lack = lack.filter(|_| state.replicas.len() > 1);
         if let (None, Some(Lack::Committed(other))) = (self.node.or(state.leader), lack) {
             let text = format!(
@@ -180,10 +199,10 @@ impl Wish {
         let Some((leader, lack)) =
             state.leader.zip(lack).filter(|(leader, lack)| self.can_lead(context, *leader, *lack))
         else {
-            return self.without_proof(context, found, offers);
+            return self.without_proof(context, found, (offers, lack));
         };
         match (control::step_down(context, &found.record, (lack, self.node)), lack, self.node) {
-            (None, ..) => self.without_proof(context, found, offers),
+            (None, ..) => self.without_proof(context, found, (offers, Some(lack))),
             (Some(_), Lack::Committed(other), None) => {
                 let text = format!(
                     "must be named here: node {other} has committed records that node {leader}, which leads, has not, and \
@@ -214,38 +233,58 @@ impl Wish {
         }
         match control::elect_named(context, &found.record, wanted) {
             Some(decision) => Step::Elect(decision),
-            None => {
-                let why = why_not(context, state, wanted);
-                let text = format!("node {wanted} {why}; node {leader} goes on to lead");
-                Step::Over(Err(unavailable(Reason::EligibleLeadersNotAvailable, id, text)))
-            }
+            None => Step::Over(Err(goes_on(context, found, leader, wanted))),
         }
     }
 
-    fn without_proof(self, context: &DecisionContext, found: &PartitionEntry, offers: &[Candidate]) -> Step {
+    fn without_proof(
+        self,
+        context: &DecisionContext,
+        found: &PartitionEntry,
+        (offers, lack): (&[Candidate], Option<Lack>),
+    ) -> Step {
         let (id, state) = (found.record.key, &found.record.state);
         if let Some(leader) = state.leader {
             if self.node == Some(leader) {
                 return Step::Over(Ok(Some(leader)));
             }
-            // One in sync, or, as was accepted, one that has what was committed, and not what the leader alone has.
-            let lead = |node| {
-                let in_sync = control::elect_named(context, &found.record, node);
-                in_sync.or_else(|| control::elect_eligible(context, &found.record, node))
-            };
-            if let Some(decision) = self.node.and_then(lead) {
-                return Step::Elect(decision);
-            }
-            let text = format!(
-                "is for partitions without a leader: node {leader} leads this one, and it is not known that its log \
-                 is damaged or lacks records; nothing was done"
-            );
-            return Step::Over(Err(ApiError::field("unclean", text)));
+            return self.in_place_of(leader, context, found, lack);
         }
         match control::elect_declared_lost(context, &found.record, offers, self.node) {
-            Some(decision) => Step::Elect(decision),
+            Some(decision) => Step::ElectUnproven(decision),
             None => Step::Over(Err(unavailable(Reason::LeaderNotAvailable, id, self.not_yet(context, found)))),
         }
+    }
+
+    /// Has whoever is named lead in place of a leader that does not step down: one in sync, or, as was accepted, one that has
+    /// what was committed, and not what the leader alone has.
+    fn in_place_of(
+        self,
+        leader: NodeId,
+        context: &DecisionContext,
+        found: &PartitionEntry,
+        lack: Option<Lack>,
+    ) -> Step {
+        if let Some(wanted) = self.node {
+            if let Some(decision) = control::elect_named(context, &found.record, wanted) {
+                return Step::Elect(decision);
+            }
+            return match control::elect_eligible(context, &found.record, wanted) {
+                Some(decision) => Step::ElectUnproven(decision),
+                None => Step::Over(Err(goes_on(context, found, leader, wanted))),
+            };
+        }
+        let text = match lack {
+            None => format!(
+                "is for partitions without a leader: node {leader} leads this one, and it is not known that its log is \
+                 damaged or lacks records; nothing was done"
+            ),
+            Some(_) => format!(
+                "is not needed: the log of node {leader}, which leads, is damaged or lacks records, and another node that has \
+                 everything takes the lead by itself; nothing was done"
+            ),
+        };
+        Step::Over(Err(ApiError::field("unclean", text)))
     }
 
     /// Why nobody is elected without proof.
@@ -288,14 +327,17 @@ impl Asked<'_> {
         for id in self.partitions {
             let Some(found) = living(view, *id) else { continue };
             let state = &found.record.state;
-            if let Some(leader) = state.leader.filter(|leader| self.elected.get(id) == Some(leader)) {
-                outcomes.insert(*id, Election { leader: Some(leader), elected: true, failure: None });
+            let elected = self.elected.get(id).filter(|(elected, _)| state.leader == Some(*elected));
+            if let Some((leader, unproven)) = elected.copied() {
+                outcomes.insert(*id, Election { leader: Some(leader), elected: true, unproven, failure: None });
                 continue;
             }
             let lack = lacking.get(id).copied().filter(|_| !self.elected.contains_key(id));
-            let over = match self.wish.step(context, found, (&(known.offers)(*id), lack)) {
-                Step::Elect(decision) => {
-                    self.elected.extend(leader_of(&decision).map(|leader| (*id, leader)));
+            let step = self.wish.step(context, found, (&(known.offers)(*id), lack));
+            let unproven = matches!(step, Step::ElectUnproven(_));
+            let over = match step {
+                Step::Elect(decision) | Step::ElectUnproven(decision) => {
+                    self.elected.extend(leader_of(&decision).map(|leader| (*id, (leader, unproven))));
                     decisions.push(decision);
                     continue;
                 }
@@ -311,7 +353,7 @@ impl Asked<'_> {
             };
             let (leader, failure) = over.map_or_else(|failure| (None, Some(failure)), |leader| (leader, None));
             let leader = leader.or(state.leader);
-            outcomes.insert(*id, Election { leader, elected: false, failure });
+            outcomes.insert(*id, Election { leader, failure, ..Election::default() });
         }
         (decisions, outcomes)
     }
@@ -367,7 +409,7 @@ impl Nodes {
         outcomes.extend(others.map(|id| {
             let text = "another command elects a leader of the partition at present; try again when it has ended";
             let failure = Some(unavailable(Reason::LeaderNotAvailable, *id, text.to_owned()));
-            (*id, Election { leader: None, elected: false, failure })
+            (*id, Election { failure, ..Election::default() })
         }));
         Ok(outcomes)
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use walser_metadata::value::NodeLiveness;
 use walser_metastore::Compare;
 use walser_model::{NodeId, TopicPartition};
-use walser_replication::control::Decision;
+use walser_replication::control::{Decision, DecisionContext};
 use walser_rpc::{ApiError, Reason};
 
 use super::Nodes;
@@ -23,11 +23,11 @@ pub(crate) struct NodeWish {
     pub(crate) drained: Option<bool>,
 }
 
-/// Whether a node leads what another node could lead.
-pub(crate) fn leads_for_others(view: &ClusterView, node: NodeId) -> bool {
+/// Whether a node leads what another node could lead. One that is silent is heard again, or fenced, in a moment.
+pub(crate) fn leads_for_others(view: &ClusterView, context: &DecisionContext, node: NodeId) -> bool {
     let could = |other: NodeId| {
-        let liveness = view.metadata.node(other).map(|entry| &entry.liveness);
-        other != node && liveness.is_some_and(|found| !found.fenced && !found.shutting_down && !found.drained)
+        let found = context.node(other).filter(|_| other != node && !context.unwritable.contains(other));
+        found.is_some_and(|found| !found.fenced && !found.shutting_down && !found.drained)
     };
     let states = view.metadata.partitions().map(|partition| &partition.record.state);
     states.filter(|state| state.leader == Some(node)).any(|state| state.isr.iter().any(could))

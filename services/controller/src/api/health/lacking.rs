@@ -1,5 +1,6 @@
 //! Partitions that lack a leader, or replicas in sync.
 
+use walser_model::RESERVED_PREFIX;
 use walser_proto::v1 as pb;
 use walser_replication::PartitionState;
 
@@ -17,6 +18,8 @@ struct Lacking {
     first: Vec<(String, i32)>,
     /// How many of them have one replica.
     single: usize,
+    /// How many of them are of topics of Walser itself.
+    internal: usize,
 }
 
 /// What the visible partitions lack.
@@ -35,6 +38,7 @@ impl Lacking {
     fn note(&mut self, topic: &str, number: i32, state: &PartitionState) {
         self.count += 1;
         self.single += usize::from(state.replicas.len() == 1);
+        self.internal += usize::from(topic.starts_with(RESERVED_PREFIX));
         if self.first.len() < NAMED_MAX {
             self.first.push((topic.to_owned(), number));
         }
@@ -137,10 +141,17 @@ fn refusing_issue(refusing: &Lacking, away: bool) -> pb::HealthIssue {
         "has fewer replicas in sync than min.insync.replicas",
         "have fewer replicas in sync than min.insync.replicas",
     );
+    let of_topic = "`walser topic alter TOPIC -c min.insync.replicas=N`";
+    let of_cluster = "`walser cluster config set cluster.min.insync.replicas=N`";
+    let fewer = match refusing.internal {
+        0 => of_topic.to_owned(),
+        all if all == refusing.count => of_cluster.to_owned(),
+        _ => format!("{of_topic}, and {of_cluster} for topics of Walser itself,"),
+    };
     let hint = format!(
         "writes with acks=all are refused there, and what is known to be committed can be read; {}; a leader that does not \
          reach the others makes way for one that does (`walser partition elect TOPIC PARTITION --node ID --unclean \
-         --accept-loss`); where nodes are lost for good, `walser topic alter TOPIC -c min.insync.replicas=N` goes on with fewer",
+         --accept-loss`); where nodes are lost for good, {fewer} goes on with fewer",
         missing_hint(away)
     );
     critical("PARTITIONS_UNDER_MIN_ISR", message, hint, refusing.objects())
@@ -205,5 +216,20 @@ mod tests {
         assert_eq!(advises(&hint(&[&[1]])), (false, true));
         assert_eq!(advises(&hint(&[&[1, 2]])), (true, false));
         assert_eq!(advises(&hint(&[&[1], &[1, 2]])), (true, true));
+    }
+
+    #[test]
+    fn topics_of_walser_itself_are_altered_by_the_setting_of_the_cluster() {
+        let hint = |topics: &[&str]| {
+            let mut found = LackingPartitions::default();
+            let isr = std::iter::once(NodeId(1)).collect();
+            let state = PartitionState { isr, ..PartitionState::new(vec![NodeId(1), NodeId(2)], 2) };
+            topics.iter().for_each(|topic| found.add(topic, 0, &state));
+            found.issues(true).next().map(|issue| issue.hint).unwrap_or_default()
+        };
+        let advises = |hint: &str| (hint.contains("topic alter"), hint.contains("cluster config set"));
+        assert_eq!(advises(&hint(&["t"])), (true, false));
+        assert_eq!(advises(&hint(&["__walser_groups"])), (false, true));
+        assert_eq!(advises(&hint(&["t", "__walser_groups"])), (true, true));
     }
 }

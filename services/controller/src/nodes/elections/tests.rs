@@ -52,7 +52,9 @@ fn whose_records_stay_is_said_where_two_logs_contradict_each_other() {
         let Step::Depose(decision) = step(Some(named), &led(), lack) else { panic!("node {named} is named") };
         let mut stepped = led();
         stepped.record.state = written(&decision).clone();
-        let Step::Elect(decision) = step(Some(named), &stepped, None) else { panic!("it has said what it has") };
+        let Step::ElectUnproven(decision) = step(Some(named), &stepped, None) else {
+            panic!("it has said what it has")
+        };
         assert_eq!(written(&decision).leader, Some(NodeId(named)));
     }
 }
@@ -69,7 +71,7 @@ fn a_leader_steps_down_for_whoever_can_lead_in_its_place() {
     (gone.record.state.leader, gone.record.state.isr) = (None, walser_replication::NodeSet::EMPTY);
     let contradicted = Some(Lack::Committed(NodeId(2)));
     assert!(matches!(step(None, &gone, contradicted), Step::Over(Err(_))), "also when the leader is gone");
-    assert!(matches!(step(Some(2), &gone, contradicted), Step::Elect(_)));
+    assert!(matches!(step(Some(2), &gone, contradicted), Step::ElectUnproven(_)));
     let Step::Over(Err(stranger)) = step(Some(7), &led(), lack) else { panic!("it has no replica") };
     assert!(stranger.to_string().contains("nodes 1, 2, 3 have"), "{stranger}");
 }
@@ -87,14 +89,28 @@ fn an_eligible_node_gets_the_lead_of_another_one_only_where_loss_is_accepted() {
     assert!(refused(&context(), &found).contains("is not in sync; node 1 goes on"));
     found.record.state.elr = [NodeId(2), NodeId(3)].into_iter().collect();
     assert!(refused(&context(), &found).contains("`--unclean --accept-loss` elects it"));
-    let Step::Elect(decision) = asked(true).step(&context(), &found, (&[], None)) else { panic!("it was accepted") };
+    let Step::ElectUnproven(decision) = asked(true).step(&context(), &found, (&[], None)) else {
+        panic!("it was accepted")
+    };
     assert_eq!(written(&decision).leader, Some(NodeId(2)));
     let (mut silent, mut stops) = (context(), context());
     silent.silent = std::iter::once(NodeId(2)).collect();
-    assert!(matches!(asked(true).step(&silent, &found, (&[], None)), Step::Over(Err(_))));
+    let Step::Over(Err(error)) = asked(true).step(&silent, &found, (&[], None)) else { panic!("it may have stopped") };
+    assert_eq!(error.reason(), Reason::EligibleLeadersNotAvailable, "which passes by itself");
+    assert!(error.to_string().contains("has not been heard for a moment"), "{error}");
     found.record.state.isr.insert(NodeId(2));
     assert!(refused(&silent, &found).contains("has not been heard for a moment"), "in sync or not");
     assert!(matches!(asked(true).step(&context(), &found, (&[], None)), Step::Elect(_)), "it is in sync by now");
     stops.nodes.get_mut(&NodeId(2)).unwrap().shutting_down = true;
     assert!(refused(&stops, &found).contains("is about to stop"));
+}
+
+#[test]
+fn an_only_replica_that_is_damaged_is_repaired_not_elected() {
+    let mut only = led();
+    (only.record.state.replicas, only.record.state.isr) = (vec![NodeId(1)], std::iter::once(NodeId(1)).collect());
+    for named in [None, Some(1)] {
+        let Step::Over(Err(error)) = step(named, &only, Some(Lack::Damaged)) else { panic!("nothing is gained by it") };
+        assert!(error.to_string().contains("walser partition repair"), "{error}");
+    }
 }
