@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the chart: every value file against the schemas of Kubernetes, and the tests of scripts/chart_tests. Installs what that
-# needs: scripts/chart.sh [NAME OF A TEST ...]
+# Checks the chart: every value file against the schemas of Kubernetes, and the tests of scripts/chart_tests; without names of
+# tests also its alerts and its dashboard. Installs what that needs: scripts/chart.sh [NAME OF A TEST ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,3 +27,4 @@ for values in charts/walser/ci/*.yaml; do
   [ $status = 0 ] || { echo "$checked" >&2; exit $status; }
 done
 python -W error -m unittest discover -s scripts/chart_tests -t scripts/chart_tests "${@/#/-k}"
+[ $# != 0 ] || scripts/monitoring.sh
