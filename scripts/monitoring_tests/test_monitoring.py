@@ -94,9 +94,15 @@ class Alerts(unittest.TestCase):
         for path in glob.glob(os.path.join(ROOT, "scripts", "monitoring_tests", "*.yaml")):
             for test in yaml.safe_load(read(path))["tests"]:
                 for one in test.get("promql_expr_test", []):
-                    alert = COUNT.fullmatch(one["expr"])[1]
-                    (fires if one.get("exp_samples") else quiet).add(alert)
-                    self.assertIn(alert, test["name"])
+                    match = COUNT.fullmatch(one["expr"])
+                    if match is None:  # No alert at all.
+                        self.assertEqual((one["expr"], one.get("exp_samples")), ("count(ALERTS)", None))
+                    elif f"{match[1]} fires" in test["name"]:
+                        fires |= {match[1]} if "exp_samples" in one else set()
+                    else:
+                        self.assertIn(f"{match[1]} is quiet", test["name"])
+                        self.assertNotIn("exp_samples", one)
+                        quiet.add(match[1])
         names = {rule["alert"] for rule in alerts()}
         self.assertEqual((fires, quiet), (names, names))
 
