@@ -1,7 +1,7 @@
 # Every verb of the project. `make` shows them.
 .DEFAULT_GOAL := help
 SHELL := /usr/bin/env bash
-.PHONY: help build run demo test test-faults clients chart crash-long fuzz-long sim sim-long sim-mutations sim-shard bench images test-compose test-containers test-k8s smoke verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy verify-deny advisories fix fix-fmt fix-clippy
+.PHONY: help build run demo test test-faults clients chart monitoring crash-long fuzz-long sim sim-long sim-mutations sim-shard bench images test-compose test-containers test-k8s smoke verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy verify-deny advisories fix fix-fmt fix-clippy
 
 help: ## Show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ clients: ## Build the programs in examples/ by the printed commands, and run the
 
 chart: ## Check the Helm chart: lint, the schemas of Kubernetes, and its tests (TESTS="name name")
 	scripts/chart.sh $(TESTS)
+
+monitoring: ## Check alerts and dashboard of the chart: promtool, a firing and a quiet test of each alert, the documents
+	scripts/monitoring.sh
 
 crash-long: ## 1,000 kills under load instead of 100, and more power losses
 	WALSER_KILLS=1000 WALSER_CRASH_SEEDS=50 scripts/test.sh kill_9 power_loss

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the chart: every value file against the schemas of Kubernetes, and the tests of scripts/chart_tests. Installs what that
-# needs: scripts/chart.sh [NAME OF A TEST ...]
+# Checks the chart: every value file against the schemas of Kubernetes, and the tests of scripts/chart_tests; without names of
+# tests also its alerts and its dashboard. Installs what that needs: scripts/chart.sh [NAME OF A TEST ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,11 +19,12 @@ schemas=$(echo "$tools"/schemas-*)
 
 status=0
 for values in charts/walser/ci/*.yaml; do
-  # A ServiceMonitor is no kind of Kubernetes' own; the tests look at it.
+  # These are no kinds of Kubernetes' own; the tests look at them.
   checked=$(helm template prod charts/walser --namespace data --values "$values" |
-    kubeconform -strict -summary -skip ServiceMonitor \
+    kubeconform -strict -summary -skip ServiceMonitor,PrometheusRule \
       -schema-location "$schemas/{{.ResourceKind}}{{.KindSuffix}}.json") || status=$?
   printf '%-32s %s\n' "$(basename "$values")" "$(tail -n 1 <<<"$checked")"
   [ $status = 0 ] || { echo "$checked" >&2; exit $status; }
 done
 python -W error -m unittest discover -s scripts/chart_tests -t scripts/chart_tests "${@/#/-k}"
+[ $# != 0 ] || scripts/monitoring.sh

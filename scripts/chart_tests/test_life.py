@@ -71,6 +71,8 @@ class Upgrades(unittest.TestCase):
             "storage.resources.limits.memory": "64Gi",
             "tls.mode": "self-signed",
             "monitoring.serviceMonitor.enabled": True,
+            "monitoring.prometheusRule.enabled": True,
+            "monitoring.dashboard.enabled": True,
         }
         for file in VALUE_FILES:
             before, after = immutables(render(file)), immutables(render(file, changes))

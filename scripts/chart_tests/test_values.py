@@ -23,7 +23,8 @@ class Schema(unittest.TestCase):
         for key in ("replicas", "storage.replicsa", "storage.persistence.sise", "storage.pdb.minAvailable",
                     "controller.persistence", "gateway.autoscaling.enable", "etcd.image.tags", "etcd.extraArgs",
                     "etcd.external.endpoint", "tls.selfSigned.host", "tls.existing.internal.storage", "image.tagg",
-                    "service.ports", "upgrade.gates", "upgrade.gate.enable", "monitoring.prometheusRule",
+                    "service.ports", "upgrade.gates", "upgrade.gate.enable", "monitoring.prometheusRules",
+                    "monitoring.prometheusRule.label", "monitoring.dashboards",
                     "podDefaults.replicas", "podDefaults.livenessProbe.httpGet", "storage.resources.limit",
                     "networkPolicy.allowClientFrom", "otel.endpoints", "console", "kafka", "auth", "ingress"):
             with self.subTest(key):
@@ -89,6 +90,7 @@ class Together(unittest.TestCase):
             (existing | {"tls.existing.public": "a"} | internal, "needs tls.existing.etcd.member"),
             (existing | {"tls.existing.public": "a", "tls.existing.etcd.member": "a"} | internal, "go together"),
             ({"tls.mode": "self-signed", "tls.clientCertificates.authoritySecret": "a"}, "jobSecret"),
+            ({"monitoring.prometheusRule": {"enabled": True, "without": ["WalserNever"]}}, "there is no such alert"),
             ({"topics": [{"name": "a", "config": {"x.y": 1}, "unset": ["x.y"]}]}, "both sets and unsets x.y"),
         ):
             with self.subTest(words), self.assertRaises(Refused) as caught:
