@@ -181,7 +181,7 @@ impl CliError {
         let unreached = failure.message().contains("operation was canceled").then(|| server.to_owned());
         let what = format!("the connection to {server} broke: {}", failure.message());
         Self { code: UNAVAILABLE, unreached, ..Self::failed(what) }
-            .with_help("the server has stopped, hangs, or is cut off; `walser status` says whether it answers")
+            .with_help("the server has stopped, hangs, or is cut off: look at its process and its log, or name another one with --server HOST:PORT")
     }
 
     /// What a server answered to a command about a topic.

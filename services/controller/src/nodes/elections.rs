@@ -130,7 +130,12 @@ fn leader_of(decision: &Decision<TopicPartition>) -> Option<NodeId> {
 /// A node is named that has no replica.
 fn no_replica(node: NodeId, state: &PartitionState) -> ApiError {
     let replicas: Vec<_> = state.replicas.iter().map(ToString::to_string).collect();
-    let text = format!("node {node} has no replica of the partition; nodes {} have", replicas.join(", "));
+    let have = if let [only] = &replicas[..] {
+        format!("node {only} has")
+    } else {
+        format!("nodes {} have", replicas.join(", "))
+    };
+    let text = format!("node {node} has no replica of the partition; {have}");
     ApiError::field("node_id", text)
 }
 

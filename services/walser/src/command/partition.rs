@@ -70,7 +70,8 @@ pub(crate) struct PartitionElectArgs {
     pub(crate) topic: String,
     /// Partition, from 0; without it, all of the topic
     pub(crate) partition: Option<i32>,
-    /// Node that is to lead; without it, the first replica
+    /// Node that is to lead; without it, the first replica, which gets the lead
+    /// back after some seconds in any case, unless its node is drained
     #[arg(long, value_name = "ID")]
     pub(crate) node: Option<i32>,
     /// Where nobody leads, the leader's log is damaged, or it reaches too few:

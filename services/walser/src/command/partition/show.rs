@@ -133,6 +133,7 @@ pub(crate) fn show_partitions<'a>(partitions: impl Iterator<Item = (String, &'a 
 fn behind(lag: &pb::ReplicaLag) -> String {
     let seconds = lag.behind.map_or(0, |behind| behind.seconds);
     match lag.offsets {
+        Some(1) => format!("is 1 record and {seconds} s behind"),
         Some(offsets) => format!("is {} records and {seconds} s behind", count(offsets)),
         None => format!("has not said for {seconds} s what it has"),
     }
