@@ -32,6 +32,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Call metadata in which a client names itself: servers write it into logs and spans.
 const CLIENT_ID: &str = "walser-client-id";
+/// Call metadata that carries a trace (W3C Trace Context).
+const TRACEPARENT: &str = "traceparent";
 
 /// The address is not one.
 #[derive(Debug, thiserror::Error)]
@@ -54,13 +56,19 @@ pub struct Client {
 /// A channel whose calls carry the client's name.
 pub type NamedChannel = InterceptedService<Channel, Named>;
 
-/// Puts the client's name into the metadata of every call.
+/// Puts the client's name, and the trace that it is in, into the metadata of every call.
 #[derive(Debug, Clone)]
-pub struct Named(AsciiMetadataValue);
+pub struct Named {
+    name: AsciiMetadataValue,
+    traceparent: Option<AsciiMetadataValue>,
+}
 
 impl Interceptor for Named {
     fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
-        request.metadata_mut().insert(CLIENT_ID, self.0.clone());
+        request.metadata_mut().insert(CLIENT_ID, self.name.clone());
+        if let Some(traceparent) = &self.traceparent {
+            request.metadata_mut().insert(TRACEPARENT, traceparent.clone());
+        }
         Ok(request)
     }
 }
@@ -90,7 +98,7 @@ impl Client {
             let refused = |problem: String| ConnectError { address: server.to_owned(), problem };
             endpoint = endpoint.origin(secure.map_err(|error| refused(error.to_string()))?.uri().clone());
         }
-        let named = Named(AsciiMetadataValue::from_static("walser"));
+        let named = Named { name: AsciiMetadataValue::from_static("walser"), traceparent: None };
         Ok(Self { channel: channel(&endpoint, tls.as_ref()), endpoint, tls, named })
     }
 
@@ -123,6 +131,14 @@ impl Client {
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
         Ok(endpoint)
+    }
+
+    /// The same client, whose calls are part of a trace: `traceparent` is a W3C trace context. Plain records that are written
+    /// and have none get it, too. What cannot be in call metadata changes nothing.
+    #[must_use]
+    pub fn in_trace(mut self, traceparent: &str) -> Self {
+        self.named.traceparent = AsciiMetadataValue::try_from(traceparent).ok();
+        self
     }
 
     /// The same server over a connection of its own: bulk data should not share one with other calls.

@@ -174,7 +174,7 @@ where
             return Box::pin(std::future::ready(Ok(refused.into_http())));
         }
         let limit = answer_limit(request.headers());
-        let mut running = guard.calls.begin(&path);
+        let mut running = guard.calls.begin(&path, span.clone());
         let call = self.inner.call(request);
         Box::pin(
             async move {

@@ -52,6 +52,8 @@ pub(crate) struct RunningCall {
     method: Arc<Method>,
     began: Instant,
     ended: bool,
+    /// Lasts as long as the call, and says how it ends.
+    span: tracing::Span,
 }
 
 // === impl CallMetrics ===
@@ -76,9 +78,9 @@ impl CallMetrics {
     }
 
     /// A call begins.
-    pub(crate) fn begin(&self, path: &str) -> RunningCall {
+    pub(crate) fn begin(&self, path: &str, span: tracing::Span) -> RunningCall {
         let method = Arc::clone(self.by_path.get(path).unwrap_or(&self.other));
-        RunningCall { method, began: Instant::now(), ended: false }
+        RunningCall { method, began: Instant::now(), ended: false, span }
     }
 }
 
@@ -103,17 +105,30 @@ impl RunningCall {
         self.ended = true;
         let took = self.began.elapsed().as_secs_f64();
         if code.as_bytes() == b"0" {
+            self.span.record("rpc.response.status_code", code_name(Code::Ok));
             return self.method.ok().observe(took);
         }
         let failure = ApiError::from(Status::from_header_map(headers).unwrap_or_else(|| Status::unknown("no status")));
         self.method.failed(failure.code(), failure.reason_name()).observe(took);
+        self.span.record("rpc.response.status_code", code_name(failure.code()));
+        if is_of_server(failure.code()) {
+            self.span.record("error.type", failure.reason_name());
+            self.span.record("otel.status_code", "ERROR");
+        }
     }
+}
+
+/// Whether the server has failed, not the caller (semantic conventions for gRPC).
+fn is_of_server(code: Code) -> bool {
+    use Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
+    matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
 }
 
 impl Drop for RunningCall {
     fn drop(&mut self) {
         if !self.ended {
             self.method.failed(Code::Cancelled, "CANCELLED").observe(self.began.elapsed().as_secs_f64());
+            self.span.record("rpc.response.status_code", code_name(Code::Cancelled));
         }
     }
 }
@@ -167,14 +182,14 @@ mod tests {
         Status::from(ApiError::new(Reason::TopicNotFound, "there is none")).add_header(&mut failed).unwrap();
 
         let produce = "walser.v1.ProducerService/Produce";
-        let mut call = metrics.begin(&format!("/{produce}"));
+        let mut call = metrics.begin(&format!("/{produce}"), tracing::Span::none());
         call.end_with(&http::HeaderMap::new());
         call.end_with(&ok);
         call.end_with(&failed);
         drop(call);
-        metrics.begin(&format!("/{produce}")).end_with(&failed);
-        drop(metrics.begin(&format!("/{produce}")));
-        metrics.begin("/any.Thing/AtAll").end_with(&failed);
+        metrics.begin(&format!("/{produce}"), tracing::Span::none()).end_with(&failed);
+        drop(metrics.begin(&format!("/{produce}"), tracing::Span::none()));
+        metrics.begin("/any.Thing/AtAll", tracing::Span::none()).end_with(&failed);
 
         assert_eq!(count([produce, "OK", ""]), 1);
         assert_eq!(count([produce, "NOT_FOUND", "TOPIC_NOT_FOUND"]), 1);

@@ -53,7 +53,7 @@ pub use metadata::{
     CutOffPatience, MetadataSeen, MetadataStream, change_messages, progress_message, snapshot_messages,
     wire_registration, wire_time, wire_topic, wire_topic_value,
 };
-pub use network::{Connection, ConnectionError, Network, local_connection};
+pub use network::{CarriesTrace, Connection, ConnectionError, Network, local_connection};
 pub use outage::Outage;
 pub use paging::{after_token, page, page_size};
 pub use reason::rule;

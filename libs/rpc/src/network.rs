@@ -62,7 +62,12 @@ struct Dialling {
     from: Option<IpAddr>,
     /// `None`: connections are plain.
     tls: Option<ProcessTls>,
+    /// What the headers of calls get that go on with a trace.
+    carry: Option<CarriesTrace>,
 }
+
+/// Adds the trace that the caller is in to the headers of a call.
+pub type CarriesTrace = fn(&mut http::HeaderMap);
 
 #[derive(Default)]
 struct Peers {
@@ -136,7 +141,7 @@ impl Dialling {
         if tls.is_some() {
             endpoint = endpoint.origin(format!("https://{address}").parse().map_err(|error| wrong(&error))?);
         }
-        let address = address.to_owned();
+        let (address, carry) = (address.to_owned(), self.carry);
         Ok(move || {
             let channel = match &tls {
                 Some(connector) => endpoint.connect_with_connector_lazy(connector.clone()),
@@ -144,7 +149,12 @@ impl Dialling {
             };
             let address = address.clone();
             let failed = move |error| unreachable(role, &address, &error);
-            BoxCloneSyncService::new(ServiceExt::<http::Request<Body>>::map_err(channel, failed))
+            let carried = move |mut request: http::Request<Body>| {
+                carry.iter().for_each(|carry| carry(request.headers_mut()));
+                request
+            };
+            let channel = ServiceExt::<http::Request<Body>>::map_err(channel, failed);
+            BoxCloneSyncService::new(channel.map_request(carried))
         })
     }
 }
@@ -197,7 +207,14 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
 impl Network {
     /// A network whose connections come from this address of the machine, and are encrypted with this.
     pub fn new(dial_from: Option<IpAddr>, tls: Option<ProcessTls>) -> Self {
-        Self { dialling: Dialling { from: dial_from, tls }, ..Self::default() }
+        Self { dialling: Dialling { from: dial_from, tls, carry: None }, ..Self::default() }
+    }
+
+    /// The same, whose calls go on with the trace that their caller is in.
+    #[must_use]
+    pub fn carrying(mut self, carry: CarriesTrace) -> Self {
+        self.dialling.carry = Some(carry);
+        self
     }
 
     /// Makes the controller known, in place of those that were.

@@ -32,8 +32,8 @@ pub struct AppendBatch {
     pub acks: Acks,
     /// The offset that its first record must get; `None`: whichever is next.
     pub expected_offset: Option<Offset>,
-    /// W3C trace context of its records, if there is one.
-    pub trace: Option<Arc<str>>,
+    /// W3C trace contexts of its records that are exported, each once.
+    pub traces: Vec<Arc<str>>,
 }
 
 /// Where and how a batch was appended.

@@ -22,6 +22,8 @@ pub enum Kind {
     Bytes(i64, i64),
     /// Milliseconds, also `250ms`, `30s`, `5m`, `7d`.
     Millis(i64, i64),
+    /// A number from 0 to 1, both inclusive.
+    Ratio,
     /// `HOST:PORT` with an IP address; port 0 takes any free one.
     Address,
     /// One of these words.
@@ -112,6 +114,10 @@ impl Key {
             Kind::Millis(least, most) => {
                 number(parse_duration_ms(text).map_err(|e| e.to_string()), least, most, "milliseconds")
             }
+            Kind::Ratio => match text.parse::<f64>() {
+                Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(()),
+                _ => Err(format!("\"{text}\" is not a number from 0 to 1")),
+            },
             Kind::Address => text
                 .parse::<SocketAddr>()
                 .map(drop)
@@ -188,6 +194,11 @@ impl Settings {
         self.text(name) == "true"
     }
 
+    /// A number from 0 to 1.
+    pub fn ratio(&self, name: &str) -> f64 {
+        self.text(name).parse().expect("ratios are checked when they are set")
+    }
+
     /// A number, or bytes.
     pub fn number<T: TryFrom<i64>>(&self, name: &str) -> T {
         let value = parse_bytes(self.text(name)).ok().and_then(|value| T::try_from(value).ok());
@@ -214,6 +225,7 @@ impl Settings {
                 Kind::Int(least, most) => format!("{least} to {most}"),
                 Kind::Bytes(least, most) => format!("bytes, {least} to {most}"),
                 Kind::Millis(least, most) => format!("milliseconds, {least} to {most}"),
+                Kind::Ratio => "0 to 1".to_owned(),
                 Kind::Address => "IP:PORT".to_owned(),
                 Kind::Word(words) => format!("`{}`", words.join("`, `")),
                 Kind::LogFilter => format!("LEVEL or MODULE=LEVEL, by commas; LEVEL: `{}`", LOG_LEVELS.join("`, `")),

@@ -1,28 +1,27 @@
 //! Logs to stderr, traces to an OpenTelemetry collector when one is configured.
 
 mod reporting_exporter;
+mod spans;
 
 use std::io::IsTerminal as _;
 
-use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
-use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
+use opentelemetry::KeyValue;
+use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
-use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tracing::Level;
+use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
 use self::reporting_exporter::ReportingExporter;
-use crate::caller::client_id;
+pub use self::spans::{
+    BATCH_LINKS_MAX, BatchSpan, TRACEPARENT, batch_span, call_span, carry, command_span, is_sampled, record_span,
+    sampled_here, traceparent,
+};
 use crate::settings::{Key, Kind, Settings};
-
-/// Name of the header and of the metadata key that carry a trace (W3C Trace Context).
-pub const TRACEPARENT: &str = "traceparent";
-
-/// Where the services are that processes of the cluster call.
-const INTERNAL: &str = "/walser.internal.";
 
 /// Settings of logs and traces.
 pub const KEYS: &[Key] = &[
@@ -43,6 +42,12 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Text,
         default: "",
         doc: "OTLP/gRPC endpoint for traces, such as `http://127.0.0.1:4317`. Empty: no export.",
+    },
+    Key {
+        name: "otel.traces.ratio",
+        kind: Kind::Ratio,
+        default: "1",
+        doc: "Part of the traces that begin in this process that is exported. Those that a caller has begun are exported where the caller says so.",
     },
 ];
 
@@ -67,11 +72,17 @@ fn with_level(filter: &str) -> String {
     if of_all { filter.to_owned() } else { format!("info,{filter}") }
 }
 
-/// Installs logs and traces for this process.
+/// The target of spans, and what the names of all modules begin with.
+const SPANS: &str = "walser";
+
+/// What goes wrong when logs and traces are installed.
+type InstallError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Installs logs and traces for this process, which traces name `service`.
 ///
 /// # Errors
 /// When the filter or the endpoint makes no sense, or a subscriber is installed already.
-pub fn install(settings: &Settings) -> Result<Telemetry, Box<dyn std::error::Error + Send + Sync>> {
+pub fn install(settings: &Settings, service: &'static str) -> Result<Telemetry, InstallError> {
     let filter = EnvFilter::try_new(with_level(settings.text("log.level")))?;
     let terminal = std::io::stderr().is_terminal();
     let json = match settings.text("log.format") {
@@ -84,75 +95,48 @@ pub fn install(settings: &Settings) -> Result<Telemetry, Box<dyn std::error::Err
     let lines = lines.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()));
     let lines = if json { lines.json().boxed() } else { lines.compact().boxed() };
     let endpoint = settings.text("otel.endpoint");
-    let provider = if endpoint.is_empty() { None } else { Some(provider(endpoint)?) };
-    let traces = provider.as_ref().map(|provider| {
-        let only_ours = EnvFilter::new("off,walser=debug,walser_rpc=debug,walser_gateway=debug");
-        tracing_opentelemetry::layer().with_tracer(provider.tracer("walser")).with_filter(only_ours)
-    });
+    let ratio = settings.ratio("otel.traces.ratio");
+    let provider = if endpoint.is_empty() { None } else { Some(provider(endpoint, service, ratio)?) };
+    let traces = provider.as_ref().map(spans_layer);
     tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces).try_init()?;
     Ok(Telemetry { provider })
 }
 
-fn provider(endpoint: &str) -> Result<SdkTracerProvider, Box<dyn std::error::Error + Send + Sync>> {
+/// Installs traces, and no logs, for a program that runs a command. Nothing where `endpoint` is `None`.
+///
+/// # Errors
+/// When the endpoint makes no sense, or a subscriber is installed already.
+pub fn install_for_command(endpoint: Option<&str>, service: &'static str) -> Result<Telemetry, InstallError> {
+    let Some(endpoint) = endpoint else { return Ok(Telemetry::default()) };
+    let provider = provider(endpoint, service, 1.0)?;
+    tracing_subscriber::registry().with(spans_layer(&provider)).try_init()?;
+    Ok(Telemetry { provider: Some(provider) })
+}
+
+fn spans_layer<S>(provider: &SdkTracerProvider) -> impl tracing_subscriber::Layer<S> + use<S>
+where
+    S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
+{
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("walser"));
+    let layer = layer.with_location(false).with_threads(false).with_tracked_inactivity(false);
+    // Of what is logged, a trace shows what went wrong in its spans.
+    let exported = FilterFn::new(|metadata| match metadata.is_span() {
+        true => metadata.target() == SPANS,
+        false => *metadata.level() <= Level::WARN && metadata.target().starts_with(SPANS),
+    });
+    layer.with_filter(exported.with_max_level_hint(Level::DEBUG))
+}
+
+fn provider(endpoint: &str, service: &'static str, ratio: f64) -> Result<SdkTracerProvider, InstallError> {
     let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
-    let resource = opentelemetry_sdk::Resource::builder().with_service_name("walser").build();
+    let own = [KeyValue::new("service.name", service), KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
+    // What the environment says (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES) comes before what the program is.
+    let named = std::env::var_os("OTEL_SERVICE_NAME").is_some();
+    let resource = Resource::builder().with_attributes(own.into_iter().skip(usize::from(named))).build();
     let exporter = ReportingExporter::new(exporter, endpoint);
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
-}
-
-/// A span for a call, continuing the caller's trace (W3C Trace Context). Lines that are logged during the call name
-/// the client, too. What processes of the cluster ask each other by themselves begins no trace.
-pub fn call_span(path: &str, headers: &http::HeaderMap) -> tracing::Span {
-    let traced = headers.contains_key(TRACEPARENT);
-    if path.starts_with(INTERNAL) && !traced {
-        return tracing::Span::none();
-    }
-    let client_id = client_id(headers);
-    let span =
-        tracing::debug_span!(target: "walser", "call", otel.name = path, otel.kind = "server", client_id = client_id);
-    if !span.is_disabled() && traced {
-        let context = TraceContextPropagator::new().extract(&Headers(headers));
-        let _ = span.set_parent(context);
-    }
-    span
-}
-
-/// A span for a batch on its way, which continues the trace of its records (W3C Trace Context). None, where that is
-/// not one, or not sampled, or nobody takes spans.
-pub fn batch_span(name: &'static str, partition: impl std::fmt::Display, traceparent: &str) -> tracing::Span {
-    let carrier = std::collections::HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
-    let context = TraceContextPropagator::new().extract(&carrier);
-    // A span that exists is exported, whatever becomes of it: without a parent as the root of a trace of its own.
-    if !context.span().span_context().is_sampled() {
-        return tracing::Span::none();
-    }
-    let span = tracing::debug_span!(target: "walser", "batch", otel.name = name, partition = %partition);
-    if !span.is_disabled() {
-        let _ = span.set_parent(context);
-    }
-    span
-}
-
-/// What carries a span to other processes; `None` where it is not part of a trace.
-pub fn traceparent(span: &tracing::Span) -> Option<String> {
-    if span.is_none() {
-        return None;
-    }
-    let mut carrier = std::collections::HashMap::new();
-    TraceContextPropagator::new().inject_context(&span.context(), &mut carrier);
-    carrier.remove(TRACEPARENT)
-}
-
-struct Headers<'a>(&'a http::HeaderMap);
-
-impl Extractor for Headers<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.to_str().ok()
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(http::HeaderName::as_str).collect()
-    }
+    let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio)));
+    let builder = SdkTracerProvider::builder().with_batch_exporter(exporter).with_sampler(sampler);
+    Ok(builder.with_resource(resource).build())
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ async fn run(process: Process) -> Result<(), MainError> {
     };
     let config = Config::from_settings(&process.settings, false)?;
     let shutdown = process.shutdown.clone();
-    let network = Network::new(process.dial_from()?, process.cluster_tls());
+    let network = Network::new(process.dial_from()?, process.cluster_tls()).carrying(telemetry::carry);
     let controller = crate::start(config, environment, &network, shutdown).await?;
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
     let guard =

@@ -18,7 +18,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 async fn run(mut process: Process) -> Result<(), MainError> {
-    let network = Network::new(process.dial_from()?, process.cluster_tls());
+    let network = Network::new(process.dial_from()?, process.cluster_tls()).carrying(telemetry::carry);
     network.dial_controllers(process.settings.text("controller.address"))?;
     let environment = Dependencies {
         clock: Arc::clone(&process.clock),

@@ -35,7 +35,7 @@ pub(crate) use self::writer::{GRACE, IN_FLIGHT_MAX, Writers};
 
 use self::admission::{Admitted, out_of_time};
 pub(crate) use self::batches::TRACEPARENT_BYTES_MAX;
-use self::batches::{RecordSize, check_records, codec, encode, trace_of, validate};
+use self::batches::{RecordSize, add_traces, check_records, codec, encode, validate};
 use self::outcome::{Collector, Written};
 use self::part_plan::PartPlan;
 use self::writer::{Caller, GatheredRecords, Gathering, PartitionWriter, Whole};
@@ -469,13 +469,15 @@ impl Producing {
         let queued = (write.acks == Acks::None)
             .then(|| Outcome::of(vec![(plan.clone(), Ok(Written::queued()))], record_count, created));
         let collector = Collector::new(1, record_count, created, done);
+        let mut traces = Vec::new();
+        add_traces(&mut traces, write.payload.records(), write.trace.as_ref());
         let whole = Whole {
             batch,
             record_count: plan.record_count,
             expected_offset: write.expected_offset,
             base_sequence: session.map(|session| session.base_sequence),
             deadline: write.deadline,
-            trace: trace_of(write.payload.records(), write.trace.as_ref()),
+            traces,
         };
         let gathering = Gathering { codec: Compression::None, acks: write.acks };
         let number = next_number();

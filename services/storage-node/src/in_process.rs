@@ -13,7 +13,7 @@ use walser_rpc::{
     OffsetAnswer, OffsetQuery, PartitionNumbers, ReadBatches, Reason, StorageClient,
 };
 
-use walser_service::telemetry;
+use walser_service::telemetry::{self, BatchSpan};
 
 use crate::fetch::Fetcher;
 use crate::replica_registry::{Problem, ReplicaRegistry};
@@ -37,8 +37,12 @@ impl InProcessStorage {
     }
 
     /// A span from here to the answer, and what carries it to followers.
-    fn traced(&self, partition: TopicPartition, trace: &str, reply: AppendReply) -> (AppendReply, Option<Arc<str>>) {
-        let span = telemetry::batch_span("append", self.registry.names.partition(partition), trace);
+    fn traced(&self, id: TopicPartition, traces: &[Arc<str>], reply: AppendReply) -> (AppendReply, Option<Arc<str>>) {
+        if traces.is_empty() {
+            return (reply, None);
+        }
+        let (topic, partition) = (self.registry.names.topic(id.topic), id.partition.0);
+        let span = telemetry::batch_span(&BatchSpan { name: "append", topic, partition, traces });
         if span.is_none() {
             return (reply, None);
         }
@@ -94,16 +98,13 @@ impl StorageClient for InProcessStorage {
     }
 
     fn append(&self, permit: AppendPermit, batch: AppendBatch, reply: AppendReply) {
-        let AppendBatch { partition, record_batch, acks, expected_offset, trace } = batch;
+        let AppendBatch { partition, record_batch, acks, expected_offset, traces } = batch;
         let header = match header(&record_batch) {
             Ok(header) => header,
             Err(failure) => return reply.answer(Err(failure)),
         };
         let (epoch, partition) = (partition.leader_epoch, partition.id);
-        let (reply, trace) = match trace {
-            Some(trace) => self.traced(partition, &trace, reply),
-            None => (reply, None),
-        };
+        let (reply, trace) = self.traced(partition, &traces, reply);
         let job =
             AppendJob { partition, epoch, header, acks, expected_offset, batch: record_batch, trace, permit, reply };
         self.queue(partition).push(Command::Append(job));

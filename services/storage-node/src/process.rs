@@ -24,7 +24,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 async fn run(process: Process) -> Result<(), MainError> {
-    let network = Network::new(process.dial_from()?, process.cluster_tls());
+    let network = Network::new(process.dial_from()?, process.cluster_tls()).carrying(telemetry::carry);
     network.dial_controllers(process.settings.text("controller.address"))?;
     let config = Config::for_process(&process.settings, process.address, process::cores());
     let note = format!("pid {} (walser-storage-node)", std::process::id());

@@ -47,6 +47,12 @@ impl TopicNames {
         NamedPartition { id, name: self.0.read().get(id.topic).cloned() }
     }
 
+    /// The name of a topic, or its id while the name is not known.
+    pub(crate) fn topic(&self, id: TopicId) -> Arc<str> {
+        let known = self.0.read().get(id).cloned();
+        known.unwrap_or_else(|| id.to_string().into())
+    }
+
     /// The names of these topics, as far as they are known.
     pub(crate) fn of(&self, topics: &BTreeSet<TopicId>) -> NamesById {
         let names = self.0.read();

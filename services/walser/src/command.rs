@@ -22,11 +22,39 @@ pub(crate) mod topic;
 
 use std::process::ExitCode;
 
+use tracing::Instrument as _;
+use walser_service::telemetry;
+
 use crate::cli::Command;
 use crate::error::CliError;
 
-/// Runs a command that talks to a server.
+/// Where the environment names a collector of traces, as every program with OpenTelemetry reads it.
+const COLLECTORS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+
+/// Runs a command that talks to a server, as a part of a trace where the environment names a collector.
 pub(crate) async fn remote(command: Command) -> Result<ExitCode, CliError> {
+    let collector = COLLECTORS.iter().find_map(|name| std::env::var(name).ok()).filter(|named| !named.is_empty());
+    let installed = telemetry::install_for_command(collector.as_deref(), "walser-cli");
+    let telemetry = installed.map_err(|error| {
+        CliError::usage(format!("{}: {error}", COLLECTORS[1]))
+            .with_help("it names a collector, such as http://127.0.0.1:4317")
+    })?;
+    let span = span(&command);
+    let ended = run(command).instrument(span).await;
+    // What is left of the trace is sent while this runtime goes on.
+    let _ = tokio::task::spawn_blocking(move || drop(telemetry)).await;
+    ended
+}
+
+fn span(command: &Command) -> tracing::Span {
+    match command {
+        Command::Produce(produce) => telemetry::command_span("walser produce", Some(&produce.topic)),
+        Command::Consume(_) => telemetry::command_span("walser consume", None),
+        _ => telemetry::command_span("walser", None),
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Produce(arguments) => Box::pin(produce::run(*arguments)).await,
         Command::Consume(arguments) => Box::pin(consume::run(arguments)).await,

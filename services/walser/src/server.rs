@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use walser_client::{ApiError, Client, Reason};
 use walser_proto::v1 as pb;
+use walser_service::telemetry;
 
 use crate::args::ServerArgs;
 use crate::context::Contexts;
@@ -32,7 +33,12 @@ impl Server {
             let error = CliError::usage(format!("server address \"{address}\" begins with {scheme}://"));
             return Err(error.with_help(format!("write it as HOST:PORT: {}", rest.trim_end_matches('/'))));
         }
-        Ok(Self { client: tls.client(&address)?, address, context })
+        let client = tls.client(&address)?;
+        let client = match telemetry::sampled_here() {
+            Some(traceparent) => client.in_trace(&traceparent),
+            None => client,
+        };
+        Ok(Self { client, address, context })
     }
 
     /// The answer, or the error as people see it.

@@ -4,21 +4,31 @@ use std::sync::Arc;
 
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 use walser_proto::v1 as pb;
 
 use crate::faults::until;
-use crate::replicated::{NODES, Nodes, all_in_sync};
-use crate::server::{place, read_all, record};
+use crate::replicated::{NODES, Nodes, all_in_sync, create_replicated};
+use crate::server::{Server, binary, create, place, read_all, record};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PRODUCER_SPAN: &str = "00f067aa0ba902b7";
 
+/// A span, and which service has told it.
+#[derive(Debug, Clone)]
+struct Told {
+    service: String,
+    span: Span,
+}
+
 /// An OpenTelemetry collector that keeps what it gets.
 #[derive(Clone, Default)]
-struct Collector(Arc<std::sync::Mutex<Vec<Span>>>);
+struct Collector(Arc<std::sync::Mutex<Vec<Told>>>);
 
 #[tonic::async_trait]
 impl TraceService for Collector {
@@ -26,9 +36,12 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let resources = request.into_inner().resource_spans.into_iter();
-        let spans = resources.flat_map(|resource| resource.scope_spans).flat_map(|scope| scope.spans);
-        self.0.lock().unwrap().extend(spans);
+        for resource in request.into_inner().resource_spans {
+            let attributes = resource.resource.unwrap_or_default().attributes;
+            let service = text_of(&attributes, "service.name").unwrap_or_default();
+            let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
+            self.0.lock().unwrap().extend(spans.map(|span| Told { service: service.clone(), span }));
+        }
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -43,16 +56,35 @@ impl Collector {
         format!("http://{address}")
     }
 
-    /// Spans of all traces.
-    fn count(&self) -> usize {
-        self.0.lock().unwrap().len()
+    fn all(&self) -> Vec<Told> {
+        self.0.lock().unwrap().clone()
     }
 
-    /// The spans of the trace with a name.
-    fn named(&self, name: &str) -> Vec<Span> {
-        let trace: Vec<u8> = hex(TRACE);
-        let spans = self.0.lock().unwrap();
-        spans.iter().filter(|span| span.trace_id == trace && span.name == name).cloned().collect()
+    /// The spans with a name.
+    fn named(&self, name: &str) -> Vec<Told> {
+        self.all().into_iter().filter(|told| told.span.name == name).collect()
+    }
+
+    /// The span with a name, which is told once.
+    async fn one(&self, name: &str) -> Told {
+        until(async || !self.named(name).is_empty(), name).await;
+        let found = self.named(name);
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].clone()
+    }
+}
+
+fn text_of(attributes: &[KeyValue], key: &str) -> Option<String> {
+    let found = attributes.iter().find(|attribute| attribute.key == key)?;
+    match found.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(text) => Some(text.clone()),
+        other => panic!("{key} is no text: {other:?}"),
+    }
+}
+
+impl Told {
+    fn text(&self, key: &str) -> Option<String> {
+        text_of(&self.span.attributes, key)
     }
 }
 
@@ -82,14 +114,14 @@ async fn the_trace_of_a_record_goes_on_in_its_leader_and_in_every_follower() {
         let request = pb::ProduceRequest { topic: "t".to_owned(), records, ..Default::default() };
         client.producer().produce(request).await.unwrap();
     }
-    let complete = async || collector.named("append").len() == 1 && collector.named("replicate").len() == 2;
-    until(complete, "the leader and both followers have told their spans").await;
-
-    let append = collector.named("append").remove(0);
-    assert_eq!(append.parent_span_id, hex(PRODUCER_SPAN), "it continues the producer's");
-    for replicate in collector.named("replicate") {
-        assert_eq!(replicate.parent_span_id, append.span_id, "the followers continue the leader's");
-        assert!(replicate.attributes.iter().any(|attribute| attribute.key == "partition"), "{replicate:?}");
+    let append = collector.one("append t").await;
+    until(async || collector.named("replicate t").len() == 2, "both followers have told their spans").await;
+    assert_eq!(append.span.trace_id, hex(TRACE));
+    assert_eq!(append.span.parent_span_id, hex(PRODUCER_SPAN), "it continues the producer's");
+    for replicate in collector.named("replicate t") {
+        assert_eq!(replicate.span.parent_span_id, append.span.span_id, "the followers continue the leader's");
+        assert_eq!(replicate.text("messaging.destination.partition.id").as_deref(), Some("0"));
+        assert_eq!(replicate.service, "walser-storage-node");
     }
     // The consumer finds the trace in the record.
     let read = read_all(&client, "t", 0).await;
@@ -98,5 +130,95 @@ async fn the_trace_of_a_record_goes_on_in_its_leader_and_in_every_follower() {
     for node in 1..=NODES {
         nodes.stop(node);
     }
-    assert_eq!(collector.count(), 3, "none for what is not sampled, and none of what nodes ask each other");
+    assert_eq!(collector.all().len(), 3, "none for what is not sampled, and none of what nodes ask each other");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_trace_leads_from_the_producer_to_every_copy_and_the_consumer_is_linked_to_it() {
+    let (_dir, data) = place();
+    let collector = Collector::default();
+    let collected = collector.serve().await;
+    let endpoint = format!("otel.endpoint={collected}");
+    let mut nodes = Nodes::not_started(&data);
+    nodes.cluster.restart_gateway(&[&endpoint]);
+    (1..=NODES).for_each(|node| nodes.restart_with(node, &[&endpoint]));
+    let client = nodes.cluster.client();
+    create_replicated(&client, "t", 1, 2).await;
+    all_in_sync(&client, "t").await;
+
+    let walser = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(binary());
+        command.args(arguments).env("WALSER_SERVER", nodes.cluster.address()).stdin(std::process::Stdio::null());
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collected);
+        command.env("TRACEPARENT", format!("00-{TRACE}-{PRODUCER_SPAN}-01"));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    walser(&["produce", "t", "one record"]);
+    walser(&["consume", "t", "--end"]);
+    let sent = collector.one("send t").await;
+    assert_eq!((sent.service.as_str(), sent.span.kind()), ("walser-cli", SpanKind::Producer));
+    assert_eq!((&sent.span.trace_id, &sent.span.parent_span_id), (&hex(TRACE), &hex(PRODUCER_SPAN)));
+    let call = collector.one("walser.v1.ProducerService/ProduceStream").await;
+    assert_eq!((call.service.as_str(), call.span.kind()), ("walser-gateway", SpanKind::Server));
+    assert_eq!((&call.span.trace_id, &call.span.parent_span_id), (&hex(TRACE), &sent.span.span_id));
+    assert!(call.text("rpc.response.status_code").is_some(), "it lasts as long as the stream");
+    let append = collector.one("append t").await;
+    assert_eq!((&append.span.trace_id, &append.span.parent_span_id), (&hex(TRACE), &sent.span.span_id));
+    until(async || collector.named("replicate t").len() == 2, "both followers have told their spans").await;
+    for replicate in collector.named("replicate t") {
+        assert_eq!((&replicate.span.trace_id, &replicate.span.parent_span_id), (&hex(TRACE), &append.span.span_id));
+    }
+    let processed = collector.one("process t").await;
+    assert_eq!((processed.service.as_str(), processed.span.kind()), ("walser-cli", SpanKind::Consumer));
+    let links: Vec<_> = processed.span.links.iter().map(|link| (&link.trace_id, &link.span_id)).collect();
+    assert_eq!(links, [(&hex(TRACE), &sent.span.span_id)]);
+    let probed = |told: &Told| told.span.name.contains("Health") || told.span.name.contains("Reflection");
+    assert!(!collector.all().iter().any(probed));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_of_several_traces_is_linked_to_each_and_calls_are_sampled() {
+    let (_dir, data) = place();
+    let collector = Collector::default();
+    let endpoint = format!("otel.endpoint={}", collector.serve().await);
+    let server = Server::start_with(&data, &["--set", &endpoint, "--set", "otel.traces.ratio=1"]);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    let spans = ["00f067aa0ba902b7", "00f067aa0ba902b8"];
+    let of = |span: &str| {
+        let value = format!("00-{TRACE}-{span}-01").into();
+        let header = pb::Header { key: "traceparent".to_owned(), value: Some(value), raw_key: None };
+        pb::Record { headers: vec![header], ..record("value") }
+    };
+    let records = spans.iter().map(|span| of(span)).collect();
+    let request = pb::ProduceRequest { topic: "t".to_owned(), records, ..Default::default() };
+    client.producer().produce(request).await.unwrap();
+    let append = collector.one("append t").await;
+    let links: Vec<_> = append.span.links.iter().map(|link| link.span_id.clone()).collect();
+    assert_eq!(links, spans.map(hex));
+    assert!(append.span.parent_span_id.is_empty() && append.span.trace_id != hex(TRACE));
+
+    // A call that is refused says why, and that it is the caller's fault.
+    let missing = pb::GetTopicRequest { name: "missing".to_owned() };
+    assert!(client.topics().get_topic(missing).await.is_err());
+    let refused = collector.one("walser.v1.TopicService/GetTopic").await;
+    assert_eq!(refused.text("rpc.response.status_code").as_deref(), Some("NOT_FOUND"));
+    assert_eq!(refused.text("error.type"), None);
+    drop(server);
+
+    let collector = Collector::default();
+    let endpoint = format!("otel.endpoint={}", collector.serve().await);
+    let server = Server::start_with(&data, &["--set", &endpoint, "--set", "otel.traces.ratio=0"]);
+    let client = server.client();
+    let request = |records| pb::ProduceRequest { topic: "t".to_owned(), records, ..Default::default() };
+    client.producer().produce(request(vec![record("in no trace")])).await.unwrap();
+    let traced = client.clone().in_trace(&format!("00-{TRACE}-{PRODUCER_SPAN}-01"));
+    traced.producer().produce(request(vec![record("in one")])).await.unwrap();
+    let append = collector.one("append t").await;
+    let call = collector.one("walser.v1.ProducerService/Produce").await;
+    assert_eq!((&append.span.trace_id, &append.span.parent_span_id), (&hex(TRACE), &call.span.span_id));
+    let read = read_all(&client, "t", 0).await;
+    let traceparents: Vec<_> = read[2..].iter().map(|record| record.headers.len()).collect();
+    assert_eq!(traceparents, [0, 1], "what is not exported is not put into records");
 }

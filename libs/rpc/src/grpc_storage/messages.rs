@@ -1,5 +1,6 @@
 //! The messages of the storage service, and what they mean: both ends of the connection read and write them here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use walser_model::{Durability, LeaderEpoch, NodeId, Offset, TopicPartition};
@@ -32,13 +33,15 @@ fn some(number: i64) -> Option<i64> {
 }
 
 pub(super) fn append_message(batch: AppendBatch) -> pbi::AppendStreamRequest {
+    let mut traces = batch.traces.iter().map(|trace| trace.to_string());
     pbi::AppendStreamRequest {
         correlation_id: 0,
         r#ref: Some(batch.partition.into()),
         record_batch: batch.record_batch,
         acks: pb::Acks::from(batch.acks).into(),
         expected_offset: batch.expected_offset.map(|offset| offset.0),
-        traceparent: batch.trace.as_deref().unwrap_or_default().to_owned(),
+        traceparent: traces.next().unwrap_or_default(),
+        more_traceparents: traces.collect(),
     }
 }
 
@@ -47,11 +50,13 @@ pub(super) fn append_message(batch: AppendBatch) -> pbi::AppendStreamRequest {
 /// # Errors
 /// `VALIDATION_FAILED` when it names no partition.
 pub fn append_of_message(message: pbi::AppendStreamRequest) -> Result<AppendBatch, ApiError> {
+    let first = Some(message.traceparent.as_str()).filter(|first| !first.is_empty());
+    let traces = first.into_iter().chain(message.more_traceparents.iter().map(String::as_str));
     Ok(AppendBatch {
         partition: led_partition(message.r#ref.as_ref())?,
+        traces: traces.map(Arc::from).collect(),
         acks: message.acks().into(),
         expected_offset: message.expected_offset.map(Offset),
-        trace: (!message.traceparent.is_empty()).then(|| message.traceparent.into()),
         record_batch: message.record_batch,
     })
 }
@@ -330,10 +335,10 @@ mod tests {
             record_batch: Bytes::from_static(b"batch"),
             acks: Acks::Leader,
             expected_offset: Some(Offset(0)),
-            trace: Some("00-1-2-01".into()),
+            traces: vec!["00-1-2-01".into(), "00-3-4-01".into()],
         };
         let read = append_of_message(append_message(batch.clone())).unwrap();
-        assert_eq!(read.trace, batch.trace);
+        assert_eq!(read.traces, batch.traces);
         assert_eq!((read.partition, read.acks, read.expected_offset), (batch.partition, batch.acks, Some(Offset(0))));
         for (log_append_time, durability) in [(None, None), (Some(0), Some(Durability::Fsync))] {
             let appended = BatchAppended {

@@ -15,7 +15,7 @@ use walser_rpc::ApiError;
 use walser_service::{Caller, StreamEnd};
 
 use super::stream::{self, ProduceStreams};
-use super::wire::{known, payload, produce_failure, session, time_left, trace, written};
+use super::wire::{known, payload, produce_failure, session, time_left, trace, trace_of_call, written};
 use crate::producing::{Failed, GRACE, Outcome, SeparateWriters, Waiting, Write};
 use crate::within::within;
 
@@ -77,7 +77,7 @@ fn response(outcome: Outcome) -> Result<pb::ProduceResponse, Status> {
 impl ProducerService for ProducerApi {
     async fn produce(&self, request: Request<pb::ProduceRequest>) -> Answer<pb::ProduceResponse> {
         let limit = time_left(request.metadata()).unwrap_or(self.streams.config.produce_timeout);
-        let (caller, trace) = (Caller::of(&request), trace(request.metadata()));
+        let (caller, trace) = (Caller::of(&request), trace_of_call(request.metadata()));
         let deadline = self.streams.clock.monotonic() + limit;
         let write = write(request.into_inner(), caller, trace, deadline);
         let write = write.inspect_err(|failure| self.streams.producing.refused(failure))?;

@@ -11,7 +11,7 @@ use walser_model::{ProducerEpoch, ProducerId};
 use walser_proto::v1 as pb;
 use walser_record_batch::{Header, NewRecord, Producer};
 use walser_rpc::{ApiError, Reason};
-use walser_service::telemetry::TRACEPARENT;
+use walser_service::telemetry::{self, TRACEPARENT};
 
 use crate::producing::{FailedRecords, Outcome, PartWritten, Payload, RecordPlace, TRACEPARENT_BYTES_MAX};
 use crate::topics::Topics;
@@ -24,6 +24,11 @@ const PARTITION_FAILURE_TEXT_MAX: usize = 120;
 /// Reads an enum of a request.
 pub(super) fn known<E: TryFrom<i32>>(field: &str, number: i32) -> Result<E, ApiError> {
     E::try_from(number).map_err(|_| ApiError::field(field, format!("{number} is not a value of the enum")))
+}
+
+/// The trace of a call: that of its span here, where it is exported, else the caller's.
+pub(super) fn trace_of_call(metadata: &MetadataMap) -> Option<Arc<str>> {
+    telemetry::sampled_here().map(Arc::from).or_else(|| trace(metadata))
 }
 
 /// The caller's trace, if it is one.

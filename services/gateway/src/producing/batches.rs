@@ -9,7 +9,7 @@ use walser_record_batch::{
     RECORD_HEADERS_MAX, RecordFields, decoded_cost, validate_produced,
 };
 use walser_rpc::{ApiError, Reason};
-use walser_service::telemetry::TRACEPARENT;
+use walser_service::telemetry::{BATCH_LINKS_MAX, TRACEPARENT, is_sampled};
 
 /// What is longer is no trace.
 pub(crate) const TRACEPARENT_BYTES_MAX: usize = 64;
@@ -159,12 +159,25 @@ impl RecordSize {
     }
 }
 
-/// The trace of a batch: that of the first record, or the call's; of one that a client has built, the call's.
-pub(crate) fn trace_of(records: &[NewRecord], call: Option<&Arc<str>>) -> Option<Arc<str>> {
-    let headers = records.first().map_or(&[][..], |first| &first.headers);
-    let own = headers.iter().find(|header| header.key == TRACEPARENT.as_bytes());
-    let own = own.and_then(|header| std::str::from_utf8(header.value.as_deref()?).ok());
-    own.filter(|text| text.len() <= TRACEPARENT_BYTES_MAX).map(Arc::from).or_else(|| call.cloned())
+/// Adds the traces of records to those of their batch: of each record its own, or the call's, where it is exported. Those of a
+/// batch that a client has built are not looked for: it has the call's.
+pub(crate) fn add_traces(traces: &mut Vec<Arc<str>>, records: &[NewRecord], call: Option<&Arc<str>>) {
+    let mut add = |trace: &str, shared: Option<&Arc<str>>| {
+        let new = traces.len() < BATCH_LINKS_MAX && is_sampled(trace) && !traces.iter().any(|known| **known == *trace);
+        traces.extend(new.then(|| shared.map_or_else(|| Arc::from(trace), Arc::clone)));
+    };
+    let mut others = records.is_empty();
+    for record in records {
+        let own = record.headers.iter().find(|header| header.key == TRACEPARENT.as_bytes());
+        let text = own.and_then(|header| std::str::from_utf8(header.value.as_deref()?).ok());
+        match text.filter(|text| text.len() <= TRACEPARENT_BYTES_MAX) {
+            Some(own) => add(own, None),
+            None => others = true,
+        }
+    }
+    if let Some(call) = call.filter(|_| others) {
+        add(call, Some(call));
+    }
 }
 
 /// Encodes a record. `trace`: the caller's trace, given to records that have none.
@@ -190,6 +203,27 @@ mod tests {
     use walser_record_batch::Header;
 
     use super::*;
+
+    #[test]
+    fn a_batch_has_each_exported_trace_of_its_records_once() {
+        let context = |span: u8, flags| format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00000000000000{span:02x}-{flags}");
+        let of = |context: String| {
+            let headers = vec![Header { key: Bytes::from(TRACEPARENT), value: Some(context.into()) }];
+            NewRecord { headers, ..NewRecord::default() }
+        };
+        let records = [of(context(1, "01")), of(context(2, "00")), of(context(1, "01")), of("x".repeat(70))];
+        let call = Arc::from(context(9, "01"));
+        let found = |records: &[NewRecord], call| {
+            let mut traces = Vec::new();
+            add_traces(&mut traces, records, call);
+            traces.into_iter().map(|trace| trace.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&records[..3], Some(&call)), [context(1, "01")], "all have their own");
+        assert_eq!(found(&records, Some(&call)), [context(1, "01"), context(9, "01")]);
+        assert_eq!(found(&[], Some(&call)), [context(9, "01")], "the batch was built by the client");
+        let many: Vec<_> = (0..100).map(|span| of(context(span, "01"))).collect();
+        assert_eq!(found(&many, None).len(), BATCH_LINKS_MAX);
+    }
 
     fn header() -> Header {
         Header { key: Bytes::new(), value: None }

@@ -83,7 +83,7 @@ pub(crate) struct Whole {
     /// Of its first record, when a client has numbered it.
     pub(crate) base_sequence: Option<i32>,
     pub(crate) deadline: Duration,
-    pub(crate) trace: Option<Arc<str>>,
+    pub(crate) traces: Vec<Arc<str>>,
 }
 
 /// What an attempt came to, as the sequencer takes it.
@@ -145,8 +145,8 @@ impl PartitionWriter {
 
     /// Sends a batch by itself, behind those that came before.
     pub(crate) fn send_whole(self: &Arc<Self>, whole: Whole, mut caller: Caller) {
-        let Whole { batch, record_count, expected_offset, base_sequence, deadline, trace } = whole;
-        let content = Content::whole(batch, trace, expected_offset, &mut caller);
+        let Whole { batch, record_count, expected_offset, base_sequence, deadline, traces } = whole;
+        let content = Content::whole(batch, traces, expected_offset, &mut caller);
         let part = Part { record_count, size: Size::default(), deadline, caller };
         self.step(|sequencer, now, out| {
             sequencer.submit_batch(now, (), part, (base_sequence, Some(content)), out);

@@ -75,7 +75,7 @@ impl ShardLog for PartitionLog {
                     record_batch: batch.record_batch,
                     acks: Acks::All,
                     expected_offset: batch.expected_offset,
-                    trace: None,
+                    traces: Vec::new(),
                 };
                 let reply = AppendReply::new(|outcome| drop(told.send(outcome.map(drop))));
                 storage.append(permit, append, reply);

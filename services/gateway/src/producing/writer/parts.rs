@@ -10,7 +10,7 @@ use walser_rpc::{ApiError, AppendBatch, AppendPermit, LedPartition, Reason};
 use walser_sequencer::{Batch, Effect, Number, Outcome};
 
 use crate::producing::admission::LeaderRoom;
-use crate::producing::batches::{encode, trace_of};
+use crate::producing::batches::{add_traces, encode};
 use crate::producing::outcome::Written;
 
 /// Told once what became of a caller's records.
@@ -52,8 +52,8 @@ pub(super) struct Content {
     expected_offset: Option<Offset>,
     /// Empty until it is built.
     batch: Bytes,
-    /// The trace of its first records that have one.
-    trace: Option<Arc<str>>,
+    /// The traces of its records.
+    traces: Vec<Arc<str>>,
     number: Option<Number>,
     pub(super) leader_room: LeaderRoom,
     /// Held until the batch is completed.
@@ -75,7 +75,7 @@ impl Content {
     /// A batch that a client built.
     pub(super) fn whole(
         batch: Bytes,
-        trace: Option<Arc<str>>,
+        traces: Vec<Arc<str>>,
         expected_offset: Option<Offset>,
         caller: &mut Caller,
     ) -> Self {
@@ -84,7 +84,7 @@ impl Content {
             gathering: caller.gathering,
             expected_offset,
             batch,
-            trace,
+            traces,
             number: None,
             leader_room: std::mem::take(&mut caller.leader_room),
             room: std::mem::take(&mut caller.room),
@@ -102,7 +102,7 @@ impl Content {
             gathering: batch.callers_mut().next().map_or_else(Gathering::default, |caller| caller.gathering),
             expected_offset: None,
             batch: Bytes::new(),
-            trace: None,
+            traces: Vec::new(),
             number: None,
             leader_room: LeaderRoom::default(),
             room: AppendPermit::uncounted(),
@@ -121,7 +121,7 @@ impl Content {
             let bytes: usize = self.records.iter().map(GatheredRecords::size_hint).sum();
             let mut builder = BatchBuilder::new(self.gathering.codec, bytes + HEADER_LEN);
             for part in self.records.drain(..) {
-                self.trace = self.trace.take().or_else(|| trace_of(&part.records, part.trace.as_ref()));
+                add_traces(&mut self.traces, &part.records, part.trace.as_ref());
                 let trace = part.trace.as_deref();
                 part.records.iter().for_each(|record| encode(&mut builder, record, part.now, trace));
             }
@@ -157,7 +157,7 @@ impl Content {
             record_batch: self.batch.clone(),
             acks: self.gathering.acks,
             expected_offset: self.expected_offset,
-            trace: self.trace.clone(),
+            traces: self.traces.clone(),
         }
     }
 }
@@ -248,7 +248,7 @@ mod tests {
             room: AppendPermit::uncounted(),
             done: Box::new(|_| {}),
         };
-        let mut content = Content::whole(Bytes::new(), None, None, &mut caller);
+        let mut content = Content::whole(Bytes::new(), Vec::new(), None, &mut caller);
         content.records = vec![GatheredRecords { records: (0..10).map(record).collect(), now: 0, trace: None }];
         content.build(None);
         content.keep(&[1..3, 9..10]);

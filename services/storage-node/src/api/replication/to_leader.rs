@@ -10,7 +10,7 @@ use walser_model::{NodeId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_replication::ReplicationSessionId;
 use walser_rpc::{ApiError, Outage, Reason};
-use walser_service::telemetry;
+use walser_service::telemetry::{self, BatchSpan};
 
 use super::messages::{FromLeader, ack_message, close_message, data_of, open_message};
 use super::{BEAT, Links, SILENCE_MAX};
@@ -216,8 +216,9 @@ impl Stream {
     /// Spans of the batches of a frame that are traced.
     fn spans(&self, partition: TopicPartition, traces: &[pbi::BatchTrace]) -> Vec<tracing::Span> {
         let of_batch = |trace: &pbi::BatchTrace| {
-            let partition = self.links.registry.names.partition(partition);
-            telemetry::batch_span("replicate", partition, &trace.traceparent)
+            let (topic, partition) = (self.links.registry.names.topic(partition.topic), partition.partition.0);
+            let traces = &[Arc::from(trace.traceparent.as_str())];
+            telemetry::batch_span(&BatchSpan { name: "replicate", topic, partition, traces })
         };
         traces.iter().take(SPANS_MAX).map(of_batch).filter(|span| !span.is_none()).collect()
     }

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use walser_proto::v1 as pb;
+use walser_service::telemetry::{self, TRACEPARENT};
 
 use crate::cli::{ConsumeArgs, ConsumeOutput};
 use crate::error::CliError;
@@ -83,6 +84,7 @@ impl Printer {
                 stopped = Some(Stopped::NotText(not_text(chunk, record)));
                 break;
             }
+            let _processed = span(chunk, record).entered();
             let written = match &self.form {
                 Form::Raw => out.write_all(record.value.as_deref().unwrap_or_default()),
                 Form::Json { inline } => envelope::write(&mut out, chunk, record, *inline),
@@ -106,6 +108,15 @@ impl Printer {
         }
         Printed { count, stopped }
     }
+}
+
+/// The span in which a record is printed, where its trace is exported.
+fn span(chunk: &pb::RecordChunk, record: &pb::ConsumedRecord) -> tracing::Span {
+    let trace = record.headers.iter().find(|header| header.key == TRACEPARENT);
+    let trace = trace.and_then(|header| std::str::from_utf8(header.value.as_deref()?).ok());
+    trace.map_or_else(tracing::Span::none, |trace| {
+        telemetry::record_span(&chunk.topic, chunk.partition, record.offset, trace)
+    })
 }
 
 fn not_text(chunk: &pb::RecordChunk, record: &pb::ConsumedRecord) -> CliError {

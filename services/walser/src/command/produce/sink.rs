@@ -1,12 +1,14 @@
 //! Records on their way into one topic: batches that fill, batches that are not answered, and what became of them.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use walser_client::{ApiError, Client, Delivered, Delivery, Producer, ProducerConfig, Reason};
 use walser_model::TopicConfig;
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchBuilder, HEADER_LEN, RecordFields, partition_for_key};
+use walser_service::telemetry::{self, TRACEPARENT};
 
 use super::tally::Tally;
 use super::{Stop, now_ms, obstacle};
@@ -81,6 +83,8 @@ pub(super) struct Sink {
     pub(super) obstacle: Option<String>,
     /// Which records of the input the first failure is about.
     pub(super) failed: Option<String>,
+    /// The trace of this command, for records that have none.
+    trace: Option<Arc<str>>,
     /// Print where each record landed.
     tell: bool,
     /// It was said what acknowledgements are waited for.
@@ -105,6 +109,7 @@ impl Sink {
             open_bytes: 0,
             obstacle: None,
             failed: None,
+            trace: telemetry::sampled_here().map(Arc::from),
             tell,
             waiting_told: false,
             interrupts,
@@ -138,7 +143,14 @@ impl Sink {
                 return Err(Stop::Record(failure));
             }
         };
-        let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name.as_slice(), value.as_deref())).collect();
+        let own = record.headers.iter().map(|(name, value)| (name.as_slice(), value.as_deref()));
+        let mut headers: Vec<_> = own.collect();
+        let trace = self.trace.clone();
+        if let Some(trace) = &trace
+            && headers.iter().all(|(name, _)| *name != TRACEPARENT.as_bytes())
+        {
+            headers.push((TRACEPARENT.as_bytes(), Some(trace.as_bytes())));
+        }
         let timestamp = record.timestamp.unwrap_or_else(now_ms);
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
         let fields = RecordFields { timestamp, key, value, headers: &headers };
