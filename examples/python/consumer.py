@@ -19,6 +19,11 @@ def stop(*_):
     requests.put(None)  # Nothing more to say: the member leaves, and its stream ends.
 
 
+def forget():
+    global token
+    token = ""  # It is of no use any more: join as a new member.
+
+
 def process(chunk):
     for record in chunk.records:
         # The traceparent with which the work on the record goes on.
@@ -48,4 +53,4 @@ def consume(channel):
 
 signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)
-retry(consume, again=("backoff", "reopen", "restart"))
+retry(consume, restart=forget)

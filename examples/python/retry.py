@@ -11,7 +11,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_status import rpc_status
 
 servers = collections.deque(os.environ.get("WALSER_SERVER", "127.0.0.1:7460").split(","))
-delay = 0.1  # Seconds.
+delay, paused = 0.1, -60  # In seconds: how long it waited the last time, and when.
 
 
 def connect():
@@ -33,11 +33,10 @@ def words(error):
     return error.code().name, "backoff" if no_answer else "never", "maybe"
 
 
-def retry(call, again=("backoff", "reopen")):
+def retry(call, restart=None):
     """Makes a call that is safe to repeat: a read, a membership, or a write with a producer session. Without
-    a session, a write must not be repeated unless its effect is "none"."""
+    a session, a write must not be repeated unless its effect is "none". `restart` redoes what comes before."""
     while True:
-        started = time.monotonic()
         try:
             return call(channel)
         except grpc.RpcError as error:
@@ -45,17 +44,19 @@ def retry(call, again=("backoff", "reopen")):
             if effect == "applied":
                 return None  # An earlier attempt succeeded.
             problem = f"{reason}: {error.details()} (retry={advice}, effect={effect})"
-            if advice not in again:
+            if advice == "restart" and restart:
+                restart()
+            elif advice not in ("backoff", "reopen"):
                 sys.exit(problem)
-            print("retrying:", problem, file=sys.stderr)
-            pause(started)
+            pause(problem)
 
 
-def pause(started):
-    """Waits, each time longer unless the call had lasted, and goes to the next server."""
-    global channel, delay
-    delay = 0.1 if time.monotonic() - started > 5 else min(2 * delay, 5)
+def pause(problem):
+    """Waits, each time longer unless all was well for 5 s, and goes to the next server."""
+    global channel, delay, paused
+    print("retrying:", problem, file=sys.stderr)
+    delay = 0.1 if time.monotonic() - paused > 5 else min(2 * delay, 5)
     time.sleep(delay * random.uniform(0.8, 1.2))
     channel.close()
     servers.rotate(-1)
-    channel = connect()
+    channel, paused = connect(), time.monotonic()

@@ -48,5 +48,5 @@ async function consume(channel: Channel) {
 }
 
 process.on("SIGINT", stop).on("SIGTERM", stop);
-await retry(consume, ["backoff", "reopen", "restart"]);
+await retry(consume, () => (resumeToken = "")); // It is of no use any more: join as a new member.
 close();

@@ -6,7 +6,8 @@ import { deadlineMiddleware } from "nice-grpc-client-middleware-deadline";
 import { errorDetailsClientMiddleware, RichClientError } from "nice-grpc-error-details";
 
 const servers = (process.env.WALSER_SERVER ?? "127.0.0.1:7460").split(",");
-let delay = 100;
+let delay = 100; // In milliseconds: how long it waited the last time,
+let paused = 0; // and when.
 let channel = connect();
 
 export const clients = createClientFactory().use(errorDetailsClientMiddleware).use(deadlineMiddleware);
@@ -29,18 +30,17 @@ function words(error: unknown): [string, string, string] {
 }
 
 /** Makes a call that is safe to repeat: a read, a membership, or a write with a producer session. Without a
- * session, a write must not be repeated unless its effect is "none". */
-export async function retry<T>(call: (channel: Channel) => Promise<T>, again = ["backoff", "reopen"]) {
+ * session, a write must not be repeated unless its effect is "none". `restart` redoes what comes before. */
+export async function retry<T>(call: (channel: Channel) => Promise<T>, restart?: () => void) {
   for (;;) {
-    const started = Date.now();
     try {
       return await call(channel);
     } catch (error) {
       const [advice, effect, problem] = words(error);
       if (effect === "applied") return undefined; // An earlier attempt succeeded.
-      if (!again.includes(advice)) exit(problem);
-      console.error("retrying:", problem);
-      await pause(started);
+      if (advice === "restart" && restart) restart();
+      else if (advice !== "backoff" && advice !== "reopen") exit(problem);
+      await pause(problem);
     }
   }
 }
@@ -50,13 +50,15 @@ function exit(problem: string): never {
   process.exit(1);
 }
 
-/** Waits, each time longer unless the call had lasted, and goes to the next server. */
-async function pause(started: number) {
-  delay = Date.now() - started > 5_000 ? 100 : Math.min(2 * delay, 5_000);
+/** Waits, each time longer unless all was well for 5 s, and goes to the next server. */
+async function pause(problem: string) {
+  console.error("retrying:", problem);
+  delay = Date.now() - paused > 5_000 ? 100 : Math.min(2 * delay, 5_000);
   await sleep(delay * (0.8 + 0.4 * Math.random()));
   channel.close();
   servers.push(servers.shift()!);
   channel = connect();
+  paused = Date.now();
 }
 
 /** Lets the program end. */

@@ -11,7 +11,6 @@ import (
 	"log"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -29,13 +28,14 @@ const firstDelay, maxDelay = 100 * time.Millisecond, 5 * time.Second
 type Client struct {
 	servers []string
 	conn    *grpc.ClientConn
-	delay   time.Duration
+	delay   time.Duration // How long it waited the last time,
+	paused  time.Time     // and when.
 }
 
 // Connect prepares a connection to the first server of WALSER_SERVER.
 func Connect() *Client {
 	servers := cmp.Or(os.Getenv("WALSER_SERVER"), "127.0.0.1:7460")
-	c := &Client{servers: strings.Split(servers, ","), delay: firstDelay}
+	c := &Client{servers: strings.Split(servers, ","), delay: firstDelay, paused: time.Now()}
 	c.connect()
 	return c
 }
@@ -60,39 +60,41 @@ func Call[Stub, Req, Res any](c *Client, stub func(grpc.ClientConnInterface) Stu
 		defer cancel()
 		response, err = method(stub(conn), ctx, request)
 		return err
-	}, "backoff", "reopen")
+	}, nil)
 	return response
 }
 
-// Retry makes a call for as long as the server's advice is one of again; another one ends the program.
-// The call must be safe to repeat: a read, a membership, or a write with a producer session. Without a
-// session, a write must not be repeated unless its effect is "none".
-func (c *Client) Retry(call func(*grpc.ClientConn) error, again ...string) {
+// Retry makes a call until it succeeds, as long as the server advises to repeat it; else it ends the program. The
+// call must be safe to repeat: a read, a membership, or a write with a producer session. Without a session, a
+// write must not be repeated unless its effect is "none". restart redoes what comes before the call, if that can be.
+func (c *Client) Retry(call func(*grpc.ClientConn) error, restart func()) {
 	for {
-		started := time.Now()
 		err := call(c.conn)
 		advice, effect, problem := words(err)
-		if err == nil || errors.Is(err, io.EOF) || effect == "applied" { // By an earlier attempt.
+		switch {
+		case err == nil || errors.Is(err, io.EOF) || effect == "applied": // By an earlier attempt.
 			return
-		}
-		if !slices.Contains(again, advice) {
+		case advice == "restart" && restart != nil:
+			restart()
+		case advice != "backoff" && advice != "reopen":
 			log.Fatal(problem)
 		}
-		log.Print("retrying: ", problem)
-		c.pause(started)
+		c.pause(problem)
 	}
 }
 
-// pause waits, each time longer unless the call had lasted, and goes to the next server.
-func (c *Client) pause(started time.Time) {
+// pause waits, each time longer unless all was well for 5 s, and goes to the next server.
+func (c *Client) pause(problem string) {
+	log.Print("retrying: ", problem)
 	c.delay = min(2*c.delay, maxDelay)
-	if time.Since(started) > maxDelay {
+	if time.Since(c.paused) > maxDelay {
 		c.delay = firstDelay
 	}
 	time.Sleep(time.Duration(float64(c.delay) * (0.8 + 0.4*rand.Float64())))
 	c.conn.Close()
 	c.servers = append(c.servers[1:], c.servers[0])
 	c.connect()
+	c.paused = time.Now()
 }
 
 // words returns retry and effect of an error, and a sentence with its reason.

@@ -47,7 +47,7 @@ func main() {
 			}
 			busy.Unlock()
 		}
-	}, "backoff", "reopen", "restart")
+	}, func() { join.ResumeToken = "" }) // It is of no use any more: join as a new member.
 }
 
 func process(chunk *v1.RecordChunk) *v1.ConsumeCommit {

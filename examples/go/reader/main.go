@@ -32,7 +32,7 @@ func main() {
 			}
 		}
 		return err // io.EOF: everything that was asked for has been read.
-	}, "backoff", "reopen")
+	}, nil)
 }
 
 func take(response *v1.ReadResponse, resume map[int32]*v1.PartitionResume) {

@@ -24,11 +24,20 @@ pub mod v1 {
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
+/// What a call gives.
+pub type Answer<T> = Result<T, Status>;
+
+/// What comes before a call, for the advice to restart; `None` where nothing can be redone.
+pub type Restart<'a> = Option<&'a dyn Fn()>;
+
 /// A connection to one of several servers.
 pub struct Client {
     servers: VecDeque<String>,
     channel: Channel,
+    /// How long it waited the last time,
     delay: Duration,
+    /// and when.
+    paused: Instant,
 }
 
 impl Client {
@@ -36,34 +45,35 @@ impl Client {
     pub fn new() -> Self {
         let servers = std::env::var("WALSER_SERVER").unwrap_or("127.0.0.1:7460".to_owned());
         let servers: VecDeque<String> = servers.split(',').map(str::to_owned).collect();
-        Self { channel: connect(&servers[0]), servers, delay: FIRST_DELAY }
+        Self { channel: connect(&servers[0]), servers, delay: FIRST_DELAY, paused: Instant::now() }
     }
 
-    /// Makes a call for as long as the server's advice is one of `again`; another one ends the program. The
-    /// call must be safe to repeat: a read, a membership, or a write with a producer session. Without a
-    /// session, a write must not be repeated unless its effect is "none".
-    pub async fn retry<T>(&mut self, again: &[&str], call: impl AsyncFn(Channel) -> Result<T, Status>) -> Option<T> {
+    /// Makes a call until it succeeds, as long as the server advises to repeat it; else it ends the program. The
+    /// call must be safe to repeat: a read, a membership, or a write with a producer session. Without a session, a
+    /// write must not be repeated unless its effect is "none". `restart` redoes what comes before the call.
+    pub async fn retry<T>(&mut self, call: impl AsyncFn(Channel) -> Answer<T>, restart: Restart<'_>) -> Option<T> {
         loop {
-            let started = Instant::now();
             let (advice, effect, problem) = match call(self.channel.clone()).await {
                 Ok(done) => return Some(done),
                 Err(error) => words(&error),
             };
-            match (&*effect, again.contains(&&*advice)) {
-                ("applied", _) => return None, // An earlier attempt succeeded.
-                (_, true) => eprintln!("retrying: {problem}"),
-                (_, false) => exit(&problem),
+            match (&*advice, restart) {
+                _ if effect == "applied" => return None, // An earlier attempt succeeded.
+                ("restart", Some(restart)) => restart(),
+                ("backoff" | "reopen", _) => {}
+                _ => exit(&problem),
             }
-            self.pause(started).await;
+            self.pause(&problem).await;
         }
     }
 
-    /// Waits, each time longer unless the call had lasted, and goes to the next server.
-    async fn pause(&mut self, started: Instant) {
-        self.delay = if started.elapsed() > MAX_DELAY { FIRST_DELAY } else { MAX_DELAY.min(self.delay * 2) };
+    /// Waits, each time longer unless all was well for 5 s, and goes to the next server.
+    async fn pause(&mut self, problem: &str) {
+        eprintln!("retrying: {problem}");
+        self.delay = if self.paused.elapsed() > MAX_DELAY { FIRST_DELAY } else { MAX_DELAY.min(self.delay * 2) };
         tokio::time::sleep(self.delay.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
         self.servers.rotate_left(1);
-        self.channel = connect(&self.servers[0]);
+        (self.channel, self.paused) = (connect(&self.servers[0]), Instant::now());
     }
 }
 

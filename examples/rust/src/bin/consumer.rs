@@ -22,8 +22,7 @@ async fn main() {
             return Ok(());
         }
         let _ = requests.send(ConsumeRequest { message: Some(Message::Join(join.borrow().clone())) });
-        let mut requests = Some(requests);
-        let sent = UnboundedReceiverStream::new(sent);
+        let (mut requests, sent) = (Some(requests), UnboundedReceiverStream::new(sent));
         let mut stream = GroupServiceClient::new(channel).consume(sent).await?.into_inner();
         loop {
             let response = tokio::select! {
@@ -45,7 +44,8 @@ async fn main() {
             }
         }
     };
-    Client::new().retry(&["backoff", "reopen", "restart"], consume).await;
+    let forget = || join.borrow_mut().resume_token.clear(); // It is of no use any more: join as a new member.
+    Client::new().retry(consume, Some(&forget)).await;
 }
 
 fn process(chunk: RecordChunk) -> ConsumeRequest {

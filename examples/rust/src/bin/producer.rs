@@ -9,8 +9,6 @@ use client::v1::topic_service_client::TopicServiceClient;
 use client::v1::{GetTopicRequest, ProduceRequest, Record};
 use client::{Client, partition, traced};
 
-const AGAIN: &[&str] = &["backoff", "reopen"];
-
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let topic = std::env::args().nth(1).expect("a topic");
@@ -22,10 +20,10 @@ async fn main() -> std::io::Result<()> {
             let request = traced(GetTopicRequest { name: topic.clone() });
             TopicServiceClient::new(channel).get_topic(request).await
         };
-        count = client.retry(AGAIN, get).await.and_then(|found| found.into_inner().topic).unwrap().partition_count;
+        count = client.retry(get, None).await.and_then(|found| found.into_inner().topic).unwrap().partition_count;
     }
     let init = async |channel| ProducerServiceClient::new(channel).init_producer(traced(Default::default())).await;
-    let producer = client.retry(AGAIN, init).await.and_then(|session| session.into_inner().producer);
+    let producer = client.retry(init, None).await.and_then(|session| session.into_inner().producer);
     let mut requests = HashMap::new(); // The next request of each partition.
     for line in std::io::stdin().lines() {
         let line = line?;
@@ -51,7 +49,7 @@ async fn main() -> std::io::Result<()> {
 
 async fn write(client: &mut Client, request: &mut ProduceRequest) {
     let produce = async |channel| ProducerServiceClient::new(channel).produce(traced(request.clone())).await;
-    client.retry(AGAIN, produce).await;
+    client.retry(produce, None).await;
     request.base_sequence += request.records.len() as i32;
     request.records.clear();
 }

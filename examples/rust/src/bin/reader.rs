@@ -26,7 +26,7 @@ async fn main() {
         }
         Ok(())
     };
-    Client::new().retry(&["backoff", "reopen"], read).await; // Returns when everything that was asked for has been read.
+    Client::new().retry(read, None).await; // Returns when everything that was asked for has been read.
 }
 
 fn take(event: Option<Event>, resume: &mut HashMap<i32, PartitionResume>) {

@@ -37,7 +37,8 @@ final class Client {
   private final List<String> servers =
       new ArrayList<>(Arrays.asList(System.getenv().getOrDefault("WALSER_SERVER", "127.0.0.1:7460").split(",")));
   private ManagedChannel channel = connect();
-  private long delay = 100;
+  private long delay = 100; // In milliseconds: how long it waited the last time,
+  private long paused = System.nanoTime(); // and when, in nanoseconds.
 
   /** Prepares a connection to the first server. Pings find out that its machine is gone. */
   private ManagedChannel connect() {
@@ -49,18 +50,23 @@ final class Client {
    * Makes a call that is safe to repeat: a read, a membership, or a write with a producer session.
    * Without a session, a write must not be repeated unless its effect is "none".
    */
-  <T> T retry(Call<T> call, String... again) throws Exception {
+  <T> T retry(Call<T> call) throws Exception {
+    return retry(call, null);
+  }
+
+  /** The same, where {@code restart} redoes what comes before the call. */
+  <T> T retry(Call<T> call, Runnable restart) throws Exception {
     while (true) {
-      long started = System.nanoTime();
       try {
         return call.on(channel);
       } catch (StatusException | StatusRuntimeException error) {
         Words words = words(error);
         if (words.effect.equals("applied")) return null; // An earlier attempt succeeded.
-        String problem = words.problem(Status.fromThrowable(error).getDescription());
-        if (!Arrays.asList(again).contains(words.retry)) throw new IllegalStateException(problem);
-        System.err.println("retrying: " + problem);
-        pause(started);
+        boolean again = words.retry.equals("backoff") || words.retry.equals("reopen");
+        boolean anew = words.retry.equals("restart") && restart != null;
+        if (!again && !anew) throw new IllegalStateException(words.problem(error));
+        if (anew) restart.run();
+        pause(words.problem(error));
       }
     }
   }
@@ -81,14 +87,16 @@ final class Client {
     }
   }
 
-  /** Waits, each time longer unless the call had lasted, and goes to the next server. */
-  private void pause(long started) throws InterruptedException {
-    boolean lasted = System.nanoTime() - started > 5_000_000_000L;
-    delay = lasted ? 100 : Math.min(2 * delay, 5_000);
+  /** Waits, each time longer unless all was well for 5 s, and goes to the next server. */
+  private void pause(String problem) throws InterruptedException {
+    System.err.println("retrying: " + problem);
+    boolean well = System.nanoTime() - paused > 5_000_000_000L;
+    delay = well ? 100 : Math.min(2 * delay, 5_000);
     Thread.sleep((long) (delay * (0.8 + 0.4 * Math.random())));
     channel.shutdownNow();
     Collections.rotate(servers, -1);
     channel = connect();
+    paused = System.nanoTime();
   }
 
   void close() throws InterruptedException {
@@ -96,8 +104,8 @@ final class Client {
   }
 
   private record Words(String reason, String retry, String effect) {
-    String problem(String description) {
-      return reason + ": " + description + " (retry=" + retry + ", effect=" + effect + ")";
+    String problem(Exception error) {
+      return reason + ": " + Status.fromThrowable(error).getDescription() + " (retry=" + retry + ", effect=" + effect + ")";
     }
   }
 

@@ -16,7 +16,7 @@ public final class Consumer {
     var main = Thread.currentThread();
     Runtime.getRuntime().addShutdownHook(new Thread(() -> stop(main)));
     client.retry(channel -> Client.talk(GroupServiceGrpc.newStub(channel)::consume, stream -> begin(stream, join),
-        response -> take(response, join)), "backoff", "reopen", "restart");
+        response -> take(response, join)), join::clearResumeToken); // It is of no use any more: join as a new member.
     client.close();
   }
 

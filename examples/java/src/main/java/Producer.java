@@ -21,9 +21,9 @@ public final class Producer {
   public static void main(String[] args) throws Exception {
     boolean keyed = Arrays.asList(args).contains("--keyed");
     int count = !keyed ? 1 : client.retry(channel -> Trace.traced(TopicServiceGrpc.newBlockingStub(channel))
-        .getTopic(GetTopicRequest.newBuilder().setName(args[0]).build()), "backoff", "reopen").getTopic().getPartitionCount();
+        .getTopic(GetTopicRequest.newBuilder().setName(args[0]).build())).getTopic().getPartitionCount();
     var session = client.retry(channel -> Trace.traced(ProducerServiceGrpc.newBlockingStub(channel))
-        .initProducer(InitProducerRequest.getDefaultInstance()), "backoff", "reopen").getProducer();
+        .initProducer(InitProducerRequest.getDefaultInstance())).getProducer();
     var requests = new HashMap<Integer, ProduceRequest.Builder>(); // The next request of each partition.
     var lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
     for (var line = lines.readLine(); line != null; line = lines.readLine()) {
@@ -47,8 +47,7 @@ public final class Producer {
 
   private static void write(ProduceRequest.Builder request) throws Exception {
     if (request.getRecordsCount() > 0) {
-      client.retry(channel -> Trace.traced(ProducerServiceGrpc.newBlockingStub(channel)).produce(request.build()),
-          "backoff", "reopen");
+      client.retry(channel -> Trace.traced(ProducerServiceGrpc.newBlockingStub(channel)).produce(request.build()));
       request.setBaseSequence(request.getBaseSequence() + request.getRecordsCount()).clearRecords();
     }
   }

@@ -39,7 +39,7 @@ public final class Reader {
         }
       });
       return true; // Everything that was asked for has been read.
-    }, "backoff", "reopen");
+    });
     client.close();
   }
 }
