@@ -210,6 +210,10 @@ check() {
   consumer=$pid
   within 90 "1,000 records to be read" has_lines 1000 "$work/seen"
   within 90 "1,000 records to be processed" has_lines 1000 "$work/processed"
+  # The member is removed: its token is of no use any more, and it joins anew.
+  "$walser" group remove-member "$group" "$("$walser" group describe "$group" -o json |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["members"][0]["memberId"])')" >/dev/null 2>&1
+  within 60 "the member to be told that it is removed" grep -q 'retry=restart' "$work/processed.err"
   stop_server KILL
   seq 1001 2000 >&3
   exec 3>&-
@@ -248,9 +252,10 @@ $(head -n 20 "$work/diff")"
   diff "$work/expected" "$work/seen" >"$work/diff" || fail "$language: the second reader saw something else:
 $(head -n 20 "$work/diff")"
   verdict "reader: 3,000 records once, in order, through a kill, a drain and the age of its connections"
-  # After a break the records that were not committed come again: at the kill, at the drain, and every 1.5 s later.
-  judge "consumer: 3,000 records in order and in their trace, through a kill, a drain and the age of its connections" \
-    consumer "$work/topic" "$trace" $((SECONDS - drained + 2)) "$work/processed"
+  # After a break the records that were not committed come again: when it is removed, at the kill, at the drain, and
+  # every 1.5 s later.
+  judge "consumer: 3,000 records in order and in their trace, removed once, through the same" \
+    consumer "$work/topic" "$trace" $((SECONDS - drained + 3)) "$work/processed"
   "$walser" group lag "$group" -o json >"$work/commits"
   judge "consumer: what it was asked to stop behind is committed" commits "$work/commits"
 
@@ -293,9 +298,12 @@ print(",".join(process["addresses"]["grpc"] for process in processes if process[
     <"$work/cluster/cluster.json"
 }
 
-# Committed offsets, until this is killed.
+# Committed offsets, until $work/judging is there.
 watch_commits() {
-  while "$walser" group lag -o json >>"$work/commits" 2>/dev/null || true; do sleep 0.5; done
+  until [ -e "$work/judging" ]; do
+    if "$walser" group lag -o json >"$work/lag" 2>/dev/null; then cat "$work/lag" >>"$work/commits"; fi
+    sleep 0.5
+  done
 }
 
 # The members of this language: programs, each of which is a group.
@@ -361,7 +369,8 @@ check_cluster() {
       grep -q retrying "$name" || fail "$language: the gateway that is killed was not used: nothing was retried in $name"
     done
   done
-  kill "$watching"
+  touch "$work/judging"
+  wait "$watching"
   "$walser" group lag -o json >>"$work/commits"
   language=all judge "committed offsets never went back, and are at the end" commits "$work/commits"
 }
