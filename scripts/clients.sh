@@ -50,7 +50,7 @@ fi
 if [[ " ${languages[*]} " == *" rust "* ]]; then
   at_least 1.88 cargo --version || fail "missing: Rust 1.88 or later; install it and try again"
 fi
-if [[ " ${languages[*]} " == *" go "* ]] && ! at_least 1.25 go version; then
+if [[ " ${languages[*]} " == *" go "* ]] && ! at_least 1.26.7 go version; then
   [ -x "$tools/go/bin/go" ] || python3 scripts/go_toolchain.py go1.26.8 "$tools/go"
   export PATH=$tools/go/bin:$PATH
 fi
@@ -248,7 +248,8 @@ $(cat "$work/written" "$work/producer.err")"
   seq 1 3000 | awk '{ print $1 - 1, $1 }' >"$work/expected"
   diff "$work/expected" "$work/seen" >"$work/diff" || fail "$language: records are lost, doubled or out of order:
 $(head -n 20 "$work/diff")"
-  (run reader "$topic") >"$work/seen" 2>"$work/reader.err" || fail "$language: reading up to the end failed: $(cat "$work/reader.err")"
+  (run reader "$topic") >"$work/seen" 2>"$work/reader.err" ||
+    fail "$language: reading up to the end failed: $(cat "$work/reader.err")"
   diff "$work/expected" "$work/seen" >"$work/diff" || fail "$language: the second reader saw something else:
 $(head -n 20 "$work/diff")"
   verdict "reader: 3,000 records once, in order, through a kill, a drain and the age of its connections"
@@ -366,7 +367,7 @@ check_cluster() {
         consumer "$work/topic" '' 4 "$work/$member-$language"-[ab]
     done
     for name in "$work"/*"-$language"*.err; do
-      grep -q retrying "$name" || fail "$language: the gateway that is killed was not used: nothing was retried in $name"
+      grep -q retrying "$name" || fail "$language: it did not use that gateway: nothing is retried in $name"
     done
   done
   touch "$work/judging"
@@ -380,7 +381,7 @@ for language in "${languages[@]}"; do
   begun=$SECONDS
   build "$language"
   verdict "built in $((SECONDS - begun)) s"
-  [ "$language" != go ] || verdict "proto/service-config.json: UNAVAILABLE is retried where that is safe, and nothing else"
+  [ "$language" != go ] || verdict "service config: UNAVAILABLE is retried where that is safe, and nothing else"
 done
 for language in "${languages[@]}"; do check "$language"; done
 check_cluster

@@ -1,6 +1,6 @@
 """Judges what clients have printed.
 
-clients_judge.py producer COUNT TOPIC_FILE      every number up to COUNT is in the topic, once, in the order of its partition
+clients_judge.py producer COUNT TOPIC_FILE      every number up to COUNT is in the topic once, in order
 clients_judge.py reader TOPIC_FILE FILE         a reader has printed every record of the topic, once
 clients_judge.py consumer TOPIC_FILE TRACE BREAKS FILE...
                                                 members have printed every record, in the trace; each of them in the
@@ -28,8 +28,9 @@ def records(path):
 def producer(count, topic):
     written = sorted(records(topic).items())
     values = collections.Counter(int(value) for _, value in written)
-    yield from (f"{number} is there {values[number]} times" for number in range(1, int(count) + 1) if values[number] != 1)
-    yield from (f"{value} was never sent" for value in values if not 0 < value <= int(count))
+    sent = range(1, int(count) + 1)
+    yield from (f"{number} is there {values[number]} times" for number in sent if values[number] != 1)
+    yield from (f"{value} was never sent" for value in values if value not in sent)
     last = collections.Counter()
     for (partition, offset), value in written:
         if int(value) <= last[partition]:

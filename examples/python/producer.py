@@ -18,8 +18,9 @@ from retry import retry
 from traceparent import child
 
 name = sys.argv[1]
+keyed = "--keyed" in sys.argv
 count = 1
-if "--keyed" in sys.argv:
+if keyed:
     get = GetTopicRequest(name=name)
     count = retry(lambda channel: TopicServiceStub(channel).GetTopic(get, timeout=10)).topic.partition_count
 session = retry(lambda channel: ProducerServiceStub(channel).InitProducer(InitProducerRequest(), timeout=10)).producer
@@ -38,7 +39,9 @@ def write(number, records):
 while lines := list(islice(sys.stdin.buffer, 100)):
     batches = defaultdict(list)
     for line in lines:
-        key, _, value = line.rstrip(b"\n").rpartition(b":") if "--keyed" in sys.argv else (None, b"", line.rstrip(b"\n"))
+        key, colon, value = line.rstrip(b"\n").partition(b":")
+        if not (keyed and colon):
+            key, value = None, line.rstrip(b"\n")
         batches[partition(key or b"", count)].append(Record(key=key, value=value))
     for number, records in batches.items():
         write(number, records)

@@ -1,4 +1,4 @@
-// Prints `partition offset value [traceparent]` of what a member of a group gets, and commits it: consumer.ts GROUP TOPIC
+// Prints `partition offset value [traceparent]` of what a member gets, and commits it: consumer.ts GROUP TOPIC
 
 import { PassThrough } from "node:stream";
 import type { Channel } from "nice-grpc";

@@ -3,7 +3,7 @@
 // With --keyed a line is KEY:VALUE, and its key says to which partition it goes; else it goes to partition 0.
 
 import { createInterface } from "node:readline";
-import { Metadata } from "nice-grpc";
+import { type Channel, Metadata } from "nice-grpc";
 import { ProducerServiceDefinition } from "./gen/walser/v1/producer.js";
 import { TopicServiceDefinition } from "./gen/walser/v1/topic.js";
 import { partition } from "./partition.js";
@@ -15,20 +15,23 @@ const keyed = process.argv.includes("--keyed");
 const deadline = 10_000;
 let count = 1;
 if (keyed) {
-  const found = await retry((channel) => clients.create(TopicServiceDefinition, channel).getTopic({ name: topic }, { deadline }));
+  const get = { name: topic };
+  const found = await retry((channel) => clients.create(TopicServiceDefinition, channel).getTopic(get, { deadline }));
   count = found!.topic!.partitionCount;
 }
-const session = await retry((channel) => clients.create(ProducerServiceDefinition, channel).initProducer({}, { deadline }));
+const init = (channel: Channel) => clients.create(ProducerServiceDefinition, channel).initProducer({}, { deadline });
+const session = await retry(init);
 const batches = new Map<number, { key?: Buffer; value: Buffer }[]>(); // The next one of each partition.
 const sequences = new Map<number, number>(); // By partition: records that are written.
 
 async function write(number: number) {
   const baseSequence = sequences.get(number) ?? 0;
-  const request = { topic, partition: number, records: batches.get(number)!, producer: session?.producer, baseSequence };
+  const records = batches.get(number)!;
+  const request = { topic, partition: number, records, producer: session?.producer, baseSequence };
   // Its records get this header, so that who reads them goes on with the trace.
   const metadata = Metadata({ traceparent: child(process.env.TRACEPARENT) });
   await retry((channel) => clients.create(ProducerServiceDefinition, channel).produce(request, { deadline, metadata }));
-  sequences.set(number, baseSequence + request.records.length);
+  sequences.set(number, baseSequence + records.length);
   batches.delete(number);
 }
 

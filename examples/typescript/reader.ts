@@ -13,7 +13,8 @@ const resume = new Map<number, PartitionResume>(); // Store it to resume in anot
 
 async function read(channel: Channel) {
   const target = { topic, end, resume: [...resume.values()] };
-  for await (const { event } of clients.create(ConsumerServiceDefinition, channel).read({ targets: [target], options })) {
+  const service = clients.create(ConsumerServiceDefinition, channel);
+  for await (const { event } of service.read({ targets: [target], options })) {
     switch (event?.$case) {
       case "chunk":
         const { partition, nextOffset, leaderEpoch, records } = event.value;

@@ -1,4 +1,4 @@
-// Connects to a server, and handles its errors: every error carries the words `retry` and `effect`, which say what to do.
+// Connects to a server, and handles its errors: each carries the words `retry` and `effect`, which say what to do.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { createChannel, createClientFactory, type Channel, ClientError, Status } from "nice-grpc";

@@ -1,4 +1,4 @@
-// Consumer prints `partition offset value [traceparent]` of what a member of a group gets, and commits it: consumer GROUP TOPIC
+// Consumer prints `partition offset value [traceparent]` of what a member gets, and commits it: consumer GROUP TOPIC
 package main
 
 import (

@@ -105,7 +105,8 @@ final class Client {
 
   private record Words(String reason, String retry, String effect) {
     String problem(Exception error) {
-      return reason + ": " + Status.fromThrowable(error).getDescription() + " (retry=" + retry + ", effect=" + effect + ")";
+      String description = Status.fromThrowable(error).getDescription();
+      return reason + ": " + description + " (retry=" + retry + ", effect=" + effect + ")";
     }
   }
 

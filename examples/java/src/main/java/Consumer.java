@@ -5,7 +5,7 @@ import dev.walser.v1.GroupServiceGrpc;
 import dev.walser.v1.RecordChunk;
 import io.grpc.stub.StreamObserver;
 
-/** Prints {@code partition offset value [traceparent]} of what a member of a group gets, and commits it: Consumer GROUP TOPIC. */
+/** Prints {@code partition offset value [traceparent]} of what a member gets, and commits it: Consumer GROUP TOPIC. */
 public final class Consumer {
   private static boolean stopping;
   private static StreamObserver<ConsumeRequest> requests;
@@ -43,7 +43,8 @@ public final class Consumer {
           + Trace.continued(record.getHeadersList()));
     }
     var request = ConsumeRequest.newBuilder();
-    request.getCommitBuilder().addOffsetsBuilder().setOffset(chunk.getNextOffset()).setLeaderEpoch(chunk.getLeaderEpoch())
+    request.getCommitBuilder().addOffsetsBuilder()
+        .setOffset(chunk.getNextOffset()).setLeaderEpoch(chunk.getLeaderEpoch())
         .getTopicPartitionBuilder().setTopic(chunk.getTopic()).setPartition(chunk.getPartition());
     requests.onNext(request.build());
   }
