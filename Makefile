@@ -21,7 +21,7 @@ test: ## Install what the tests need and run them all
 test-faults: ## Rows of the fault matrix on a cluster under load, a verdict each (ROW=n TIMES=10)
 	scripts/faults.sh $(ROW)
 
-clients: ## Build the programs in examples/ by the printed commands, and run them through a restart (LANGS="go java")
+clients: ## Build the programs in examples/ by the printed commands, and kill what they talk to (LANGS="go java")
 	cargo build -p walser
 	scripts/clients.sh $(LANGS)
 

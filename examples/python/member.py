@@ -31,5 +31,5 @@ while not stopping:
         if error.code().name in ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "UNIMPLEMENTED"):
             sys.exit(error.details())
         print("retrying:", error.details(), file=sys.stderr)
-        servers = servers[1:] + servers[:1]
+        servers, token = servers[1:] + servers[:1], token if error.code().name != "ABORTED" else ""
         time.sleep(0.1)

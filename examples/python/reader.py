@@ -1,25 +1,21 @@
 """Prints `offset value` of every record of a topic, up to its end: reader.py TOPIC [--follow]"""
 
-import os
 import sys
 
-import grpc
 from walser.v1.common_pb2 import BOUND_LATEST, OUT_OF_RANGE_POLICY_EARLIEST, Position
 from walser.v1.consumer_pb2 import PartitionResume, ReadOptions, ReadRequest, ReadTarget
 from walser.v1.consumer_pb2_grpc import ConsumerServiceStub
 
 from retry import retry
 
-channel = grpc.insecure_channel(os.environ.get("WALSER_SERVER", "127.0.0.1:7460"))
-service = ConsumerServiceStub(channel)
 end = None if "--follow" in sys.argv else Position(bound=BOUND_LATEST)
 options = ReadOptions(out_of_range=OUT_OF_RANGE_POLICY_EARLIEST)
 resume = {}  # By partition. Store it to resume in another process.
 
 
-def read():
+def read(channel):
     target = ReadTarget(topic=sys.argv[1], end=end, resume=resume.values())
-    for response in service.Read(ReadRequest(targets=[target], options=options)):
+    for response in ConsumerServiceStub(channel).Read(ReadRequest(targets=[target], options=options)):
         match response.WhichOneof("event"):
             case "chunk":
                 chunk = response.chunk

@@ -1,18 +1,19 @@
 // Prints `offset value` of every record of a topic, up to its end: reader.ts TOPIC [--follow]
 
+import type { Channel } from "nice-grpc";
 import { Bound, OutOfRangePolicy } from "./gen/walser/v1/common.js";
 import { ConsumerServiceDefinition, type PartitionResume } from "./gen/walser/v1/consumer.js";
-import { channel, clients, retry } from "./retry.js";
+import { clients, close, retry } from "./retry.js";
 
 const topic = process.argv[2];
 const follow = process.argv.includes("--follow");
-const service = clients.create(ConsumerServiceDefinition, channel);
 const end = follow ? undefined : { at: { $case: "bound", value: Bound.BOUND_LATEST } as const };
 const options = { outOfRange: OutOfRangePolicy.OUT_OF_RANGE_POLICY_EARLIEST };
 const resume = new Map<number, PartitionResume>(); // Store it to resume in another process.
 
-async function read() {
+async function read(channel: Channel) {
   const target = { topic, end, resume: [...resume.values()] };
+  const service = clients.create(ConsumerServiceDefinition, channel);
   for await (const { event } of service.read({ targets: [target], options })) {
     switch (event?.$case) {
       case "chunk":
@@ -34,4 +35,4 @@ async function read() {
 }
 
 await retry(read); // Returns when everything that was asked for has been read.
-channel.close();
+close();

@@ -182,6 +182,7 @@ pub(crate) enum Language {
     Go,
     Typescript,
     Java,
+    Rust,
 }
 
 #[derive(Debug, Subcommand)]

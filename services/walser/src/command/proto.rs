@@ -28,7 +28,7 @@ pub(crate) fn run(command: &ProtoCommand) -> Result<ExitCode, CliError> {
     output::note(&format!("wrote {count} files to {dir} (package walser.v1, imports only google/protobuf/*)"));
     match lang {
         Some(lang) => output::data(recipe(*lang).replace("./proto", &quoted(&dir)).trim_end()),
-        None => output::note("--lang python, go, typescript or java prints the commands that compile them"),
+        None => output::note("--lang python, go, typescript, java or rust prints the commands that compile them"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -53,6 +53,7 @@ fn recipe(lang: Language) -> &'static str {
         Language::Go => include_str!("recipes/go.txt"),
         Language::Typescript => include_str!("recipes/typescript.txt"),
         Language::Java => include_str!("recipes/java.txt"),
+        Language::Rust => include_str!("recipes/rust.txt"),
     }
 }
 
@@ -83,7 +84,7 @@ mod tests {
 
     #[test]
     fn recipes_name_the_directory_and_fit_80_columns() {
-        for lang in [Language::Python, Language::Go, Language::Typescript, Language::Java] {
+        for lang in [Language::Python, Language::Go, Language::Typescript, Language::Java, Language::Rust] {
             assert!(recipe(lang).contains("./proto"), "{lang:?}");
             assert!(recipe(lang).lines().all(|line| line.len() <= 80), "{lang:?}");
         }

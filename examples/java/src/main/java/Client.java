@@ -4,71 +4,124 @@ import com.google.rpc.ErrorInfo;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
+import io.grpc.Status;
+import io.grpc.StatusException;
 import io.grpc.StatusRuntimeException;
 import io.grpc.protobuf.StatusProto;
-import java.util.function.Supplier;
+import io.grpc.stub.StreamObserver;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
+import java.util.function.Consumer;
+import java.util.function.Function;
 
 /**
- * Connects to a server and handles its errors: every error carries the words {@code retry} and
- * {@code effect}, which say what to do.
+ * Has a connection to one of several servers, and handles their errors: every error carries the words
+ * {@code retry} and {@code effect}, which say what to do.
  */
 final class Client {
-  /** Prepares a connection to WALSER_SERVER. */
-  static ManagedChannel connect() {
-    var address = System.getenv().getOrDefault("WALSER_SERVER", "127.0.0.1:7460");
-    return Grpc.newChannelBuilder(address, InsecureChannelCredentials.create()).build();
+  /** Something to do with a connection. */
+  interface Call<T> {
+    T on(ManagedChannel channel) throws Exception;
+  }
+
+  static {
+    Thread.setDefaultUncaughtExceptionHandler((thread, error) ->
+        System.err.println(error instanceof IllegalStateException ? error.getMessage() : error));
+  }
+
+  private final List<String> servers =
+      new ArrayList<>(Arrays.asList(System.getenv().getOrDefault("WALSER_SERVER", "127.0.0.1:7460").split(",")));
+  private ManagedChannel channel = connect();
+  private long delay = 100; // In milliseconds: how long it waited the last time,
+  private long paused = System.nanoTime(); // and when, in nanoseconds.
+
+  /** Prepares a connection to the first server. Pings find out that its machine is gone. */
+  private ManagedChannel connect() {
+    return Grpc.newChannelBuilder(servers.get(0), InsecureChannelCredentials.create())
+        .keepAliveTime(20, TimeUnit.SECONDS).keepAliveTimeout(5, TimeUnit.SECONDS).build();
   }
 
   /**
-   * Makes a call that is safe to repeat: a read, or a write with a producer session. Without a
-   * session, a write must not be repeated unless its effect is "none".
+   * Makes a call that is safe to repeat: a read, a membership, or a write with a producer session.
+   * Without a session, a write must not be repeated unless its effect is "none".
    */
-  static <T> T retry(Supplier<T> call) throws InterruptedException {
-    for (long delay = 100; ; delay = Math.min(2 * delay, 5_000)) {
-      long started = System.nanoTime();
+  <T> T retry(Call<T> call) throws Exception {
+    return retry(call, null);
+  }
+
+  /** The same, where {@code restart} redoes what comes before the call. */
+  <T> T retry(Call<T> call, Runnable restart) throws Exception {
+    while (true) {
       try {
-        return call.get();
-      } catch (StatusRuntimeException error) {
+        return call.on(channel);
+      } catch (StatusException | StatusRuntimeException error) {
         Words words = words(error);
-        if (words.effect.equals("applied")) {
-          return null; // An earlier attempt succeeded.
-        }
-        String problem = words.reason + ": " + error.getStatus().getDescription()
-            + " (retry=" + words.retry + ", effect=" + words.effect + ")";
-        if (!words.retry.equals("backoff") && !words.retry.equals("reopen")) {
-          System.err.println(problem);
-          System.exit(1);
-        }
-        System.err.println("retrying: " + problem);
-        if (System.nanoTime() - started > 10_000_000_000L) {
-          delay = 100;
-        }
-        Thread.sleep(delay);
+        if (words.effect.equals("applied")) return null; // An earlier attempt succeeded.
+        boolean again = words.retry.equals("backoff") || words.retry.equals("reopen");
+        boolean anew = words.retry.equals("restart") && restart != null;
+        if (!again && !anew) throw new IllegalStateException(words.problem(error));
+        if (anew) restart.run();
+        pause(words.problem(error));
       }
     }
   }
 
-  private record Words(String reason, String retry, String effect) {}
+  /** Opens a stream in both directions, gives what is received to {@code take}, and returns when it has ended. */
+  static <Q, R> Void talk(Function<StreamObserver<R>, StreamObserver<Q>> method, Consumer<StreamObserver<Q>> begin,
+      Consumer<R> take) throws InterruptedException {
+    var end = new CompletableFuture<Void>();
+    begin.accept(method.apply(new StreamObserver<>() {
+      @Override public void onNext(R response) { take.accept(response); }
+      @Override public void onError(Throwable error) { end.completeExceptionally(error); }
+      @Override public void onCompleted() { end.complete(null); }
+    }));
+    try {
+      return end.get();
+    } catch (ExecutionException failed) {
+      throw (StatusRuntimeException) failed.getCause();
+    }
+  }
 
-  private static Words words(StatusRuntimeException error) {
+  /** Waits, each time longer unless all was well for 5 s, and goes to the next server. */
+  private void pause(String problem) throws InterruptedException {
+    System.err.println("retrying: " + problem);
+    boolean well = System.nanoTime() - paused > 5_000_000_000L;
+    delay = well ? 100 : Math.min(2 * delay, 5_000);
+    Thread.sleep((long) (delay * (0.8 + 0.4 * Math.random())));
+    channel.shutdownNow();
+    Collections.rotate(servers, -1);
+    channel = connect();
+    paused = System.nanoTime();
+  }
+
+  void close() throws InterruptedException {
+    channel.shutdown().awaitTermination(1, TimeUnit.SECONDS);
+  }
+
+  private record Words(String reason, String retry, String effect) {
+    String problem(Exception error) {
+      String description = Status.fromThrowable(error).getDescription();
+      return reason + ": " + description + " (retry=" + retry + ", effect=" + effect + ")";
+    }
+  }
+
+  private static Words words(Exception error) throws InvalidProtocolBufferException {
     for (Any detail : StatusProto.fromThrowable(error).getDetailsList()) {
       if (detail.is(ErrorInfo.class)) {
-        try {
-          ErrorInfo info = detail.unpack(ErrorInfo.class);
-          return new Words(info.getReason(), info.getMetadataOrThrow("retry"), info.getMetadataOrThrow("effect"));
-        } catch (InvalidProtocolBufferException malformed) {
-          throw new IllegalStateException(malformed);
-        }
+        ErrorInfo info = detail.unpack(ErrorInfo.class);
+        return new Words(info.getReason(), info.getMetadataOrThrow("retry"), info.getMetadataOrThrow("effect"));
       }
     }
     // The error is gRPC's own. With these codes the connection broke, or the deadline passed.
-    var code = error.getStatus().getCode();
-    var retry = switch (code) {
-      case UNAVAILABLE, DEADLINE_EXCEEDED, UNKNOWN, INTERNAL -> "backoff";
-      default -> "never";
+    var code = Status.fromThrowable(error).getCode();
+    return switch (code) {
+      case UNAVAILABLE, DEADLINE_EXCEEDED, UNKNOWN, INTERNAL -> new Words(code.name(), "backoff", "maybe");
+      default -> new Words(code.name(), "never", "maybe");
     };
-    return new Words(code.name(), retry, "maybe");
   }
-
-  private Client() {}
 }

@@ -7,23 +7,21 @@ import dev.walser.v1.ReadRequest;
 import dev.walser.v1.ReadTarget;
 import java.util.Arrays;
 import java.util.HashMap;
-import java.util.concurrent.TimeUnit;
 
 /** Prints {@code offset value} of every record of a topic, up to its end: Reader TOPIC [--follow]. */
 public final class Reader {
   public static void main(String[] args) throws Exception {
-    var channel = Client.connect();
-    var service = ConsumerServiceGrpc.newBlockingStub(channel);
+    var client = new Client();
     var target = ReadTarget.newBuilder().setTopic(args[0]);
     if (!Arrays.asList(args).contains("--follow")) {
       target.getEndBuilder().setBound(Bound.BOUND_LATEST);
     }
     var options = ReadOptions.newBuilder().setOutOfRange(OutOfRangePolicy.OUT_OF_RANGE_POLICY_EARLIEST);
     var resume = new HashMap<Integer, PartitionResume>(); // Store it to resume in another process.
-    Client.retry(() -> {
+    client.retry(channel -> {
       target.clearResume().addAllResume(resume.values());
       var request = ReadRequest.newBuilder().addTargets(target).setOptions(options).build();
-      service.read(request).forEachRemaining(response -> {
+      ConsumerServiceGrpc.newBlockingStub(channel).read(request).forEachRemaining(response -> {
         switch (response.getEventCase()) {
           case CHUNK -> {
             var chunk = response.getChunk();
@@ -42,6 +40,6 @@ public final class Reader {
       });
       return true; // Everything that was asked for has been read.
     });
-    channel.shutdown().awaitTermination(1, TimeUnit.SECONDS);
+    client.close();
   }
 }
