@@ -29,10 +29,11 @@ impl Places {
         for (id, node) in metadata.nodes().filter(|(_, node)| node.epoch > 0) {
             let in_service = !node.liveness.fenced && !node.liveness.shutting_down;
             match (in_service, node.liveness.cordoned) {
-                (_, true) if !internal => places.cordoned += 1,
                 (true, false) => places.usable.push(id),
-                (true, true) => places.spare.push(id),
-                (false, _) => places.away.push(id),
+                (false, false) => places.away.push(id),
+                (true, true) if internal => places.spare.push(id),
+                // One that is cordoned and away is about to leave for good.
+                (_, true) => places.cordoned += 1,
             }
         }
         places
@@ -68,8 +69,13 @@ impl Places {
         replication_factor: i32,
     ) -> Result<Vec<NodeId>, ApiError> {
         let (wanted, known) = (usize::try_from(replication_factor).unwrap_or(0), self.known());
-        if self.usable.is_empty() && self.spare.is_empty() && self.cordoned == 0 {
-            let text = "no storage node is in service; start one, or wait until it has registered";
+        // Those that are away may be back in a moment.
+        let passes = self.cordoned == 0 || !self.away.is_empty();
+        if self.usable.is_empty() && self.spare.is_empty() && passes {
+            let text = format!(
+                "no storage node that takes new partitions is in service{}; start one, or wait until it has registered",
+                self.beside()
+            );
             return Err(ApiError::new(Reason::LeaderNotAvailable, text));
         }
         if self.usable.is_empty() && self.spare.is_empty() {
@@ -187,15 +193,18 @@ mod tests {
 
     #[test]
     fn that_all_nodes_are_cordoned_does_not_pass_by_itself() {
-        let refused = Places { cordoned: 2, ..places(&[], &[1]) }.place(topic(1), 0, 1).unwrap_err();
+        let refused = Places { cordoned: 2, ..places(&[], &[]) }.place(topic(1), 0, 1).unwrap_err();
         assert_eq!((refused.reason(), refused.retry()), (Reason::ReplicationFactorTooHigh, RetryAdvice::Never));
         assert!(refused.message().contains("2 are cordoned or drained"), "{refused}");
+        let away = Places { cordoned: 2, ..places(&[], &[1]) }.place(topic(1), 0, 1).unwrap_err();
+        assert_eq!((away.reason(), away.retry()), (Reason::LeaderNotAvailable, RetryAdvice::Backoff));
+        assert!(away.message().contains("2 more cordoned"), "{away}");
     }
 
     #[test]
     fn without_a_node_in_service_it_is_not_the_replication_factor_that_is_wrong() {
         let refused = places(&[], &[1]).place(topic(1), 0, 1).unwrap_err();
         assert_eq!((refused.reason(), refused.retry()), (Reason::LeaderNotAvailable, RetryAdvice::Backoff));
-        assert!(refused.message().starts_with("no storage node is in service"), "{refused}");
+        assert!(refused.message().ends_with("is in service; start one, or wait until it has registered"), "{refused}");
     }
 }

@@ -236,7 +236,8 @@ fn successor(context: &DecisionContext, state: &PartitionState, node: NodeId) ->
 
 /// Whether enough of an in-sync set stay without a node: those that are silent may be gone.
 fn spares(context: &DecisionContext, state: &PartitionState, node: NodeId, counts: impl Fn(NodeId) -> bool) -> bool {
-    let stays = |other: &NodeId| *other != node && !context.silent.contains(*other) && counts(*other);
+    let stays =
+        |other: &NodeId| *other != node && context.alive(*other) && !context.silent.contains(*other) && counts(*other);
     state.isr.contains(node) && state.isr.iter().filter(stays).count() >= state.min_isr
 }
 
@@ -283,8 +284,8 @@ pub fn hand_over<P: Clone>(
     }
     let next = successor(context, &state, node).filter(|next| context.leads(*next))?;
     lead(context, &mut state, Some(next));
-    // The high watermark would wait for its disk.
-    if spares(context, &state, node, |_| true) {
+    // The high watermark would wait for its disk. Not where whoever leads now would be the only one: it may be gone by now.
+    if state.isr.len() > 2 && spares(context, &state, node, |_| true) {
         leave_isr(&mut state, node);
     }
     Some(Decision::of_partition(context, record, state, [node, next]))

@@ -248,7 +248,7 @@ impl Controller {
         let session = self.sessions.get(node);
         let gives_away = || {
             let context = self.nodes.committer().context();
-            context.is_ok_and(|(_, context)| nodes::leads_for_others(view, &context, node))
+            context.map_or(true, |(_, context)| nodes::leads_for_others(view, &context, node))
         };
         let state = match &entry.liveness {
             _ if self.is_away(node, entry) => pb::NodeState::Down,

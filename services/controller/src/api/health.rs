@@ -25,10 +25,12 @@ impl Controller {
             let counts = registered.filter(|entry| !entry.liveness.fenced);
             heard && counts.is_some_and(|entry| directory.is_empty() || entry.registration.directory != *directory)
         };
-        let refused = refused
-            .into_iter()
-            .map(|((node, directory), why)| refused_issue(node, other_serves(node, &directory), &why));
-        let mut issues: Vec<_> = refused.collect();
+        let (mut issues, mut obeyed) = (Vec::new(), true);
+        for ((node, directory), why) in refused {
+            let stranger = other_serves(node, &directory);
+            obeyed &= stranger;
+            issues.push(refused_issue(node, stranger, &why));
+        }
         // One that is refused is there.
         let none_heard = issues.is_empty() && registered(view).next().is_none();
         issues.extend(none_heard.then(no_node_issue));
@@ -38,7 +40,6 @@ impl Controller {
         // In one process it ends with everything else.
         let had_coordinators = !self.config.standalone && view.metadata.group_shards().next().is_some();
         // Where nodes do not obey this metadata, coordinators do not either, and say so themselves.
-        let obeyed = issues.is_empty();
         issues.extend((obeyed && had_coordinators && !self.coordinators.any_living()).then(no_coordinator_issue));
         let none_left = registered(view).all(|(node, entry)| self.is_down(node, entry));
         let availability = self.availability(view);

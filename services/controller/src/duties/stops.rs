@@ -45,8 +45,10 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
     /// What every other node in service has seen of the metadata; nothing, where it is silent: whether it is still there is
     /// known once it is heard again, or fenced.
     fn seen_by_others(&self, view: &ClusterView, context: &DecisionContext, node: NodeId) -> HashMap<NodeId, Revision> {
-        let others = view.metadata.nodes().filter(|(other, entry)| *other != node && !entry.liveness.fenced);
         let (now, limit) = (self.clock.monotonic(), self.config.session);
+        let others = view.metadata.nodes().filter(|(other, entry)| *other != node && !entry.liveness.fenced);
+        // One that does not obey this metadata never says that it has seen it.
+        let others = others.filter(|(other, _)| !self.is_refused(*other, now));
         let seen = |other, epoch| {
             let heard = self.sessions.seen(other, epoch, now, limit).filter(|_| !context.silent.contains(other));
             heard.unwrap_or(0)
