@@ -4,6 +4,7 @@ mod reporting_exporter;
 mod spans;
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
@@ -18,8 +19,8 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 
 use self::reporting_exporter::ReportingExporter;
 pub use self::spans::{
-    BATCH_LINKS_MAX, BatchSpan, TRACEPARENT, batch_span, call_span, carry, command_span, is_sampled, record_span,
-    sampled_here, traceparent,
+    BATCH_LINKS_MAX, BatchSpan, TRACEPARENT, batch_span, call_span, carry, command_span, is_context, is_sampled,
+    record_span, sampled_here, traceparent,
 };
 use crate::settings::{Key, Kind, Settings};
 
@@ -55,6 +56,15 @@ pub const KEYS: &[Key] = &[
 #[derive(Debug, Default)]
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
+}
+
+impl Telemetry {
+    /// Sends what is buffered, for so long at most.
+    pub fn end_within(mut self, limit: Duration) {
+        if let Some(provider) = self.provider.take() {
+            let _ = provider.shutdown_with_timeout(limit);
+        }
+    }
 }
 
 impl Drop for Telemetry {
@@ -130,9 +140,15 @@ where
 fn provider(endpoint: &str, service: &'static str, ratio: f64) -> Result<SdkTracerProvider, InstallError> {
     let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
     let own = [KeyValue::new("service.name", service), KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
-    // What the environment says (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES) comes before what the program is.
-    let named = std::env::var_os("OTEL_SERVICE_NAME").is_some();
-    let resource = Resource::builder().with_attributes(own.into_iter().skip(usize::from(named))).build();
+    // What the environment says comes before what the program is.
+    let said = |name: &str| std::env::var(name).unwrap_or_default();
+    let (service, attributes) = (said("OTEL_SERVICE_NAME"), said("OTEL_RESOURCE_ATTRIBUTES"));
+    let named = |key: &str| {
+        let attribute = |text: &str| text.split_once('=').is_some_and(|(name, _)| name.trim() == key);
+        attributes.split(',').any(attribute) || key == "service.name" && !service.is_empty()
+    };
+    let own = own.into_iter().filter(|own| !named(own.key.as_str()));
+    let resource = Resource::builder().with_attributes(own).build();
     let exporter = ReportingExporter::new(exporter, endpoint);
     let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio)));
     let builder = SdkTracerProvider::builder().with_batch_exporter(exporter).with_sampler(sampler);

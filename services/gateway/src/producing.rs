@@ -34,7 +34,6 @@ pub(crate) use self::producer_ids::ProducerIds;
 pub(crate) use self::writer::{GRACE, IN_FLIGHT_MAX, Writers};
 
 use self::admission::{Admitted, out_of_time};
-pub(crate) use self::batches::TRACEPARENT_BYTES_MAX;
 use self::batches::{RecordSize, add_traces, check_records, codec, encode, validate};
 use self::outcome::{Collector, Written};
 use self::part_plan::PartPlan;

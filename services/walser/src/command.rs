@@ -21,28 +21,35 @@ pub(crate) mod tls;
 pub(crate) mod topic;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tracing::Instrument as _;
-use walser_service::telemetry;
+use walser_service::telemetry::{self, Telemetry};
 
 use crate::cli::Command;
 use crate::error::CliError;
+use crate::output;
 
 /// Where the environment names a collector of traces, as every program with OpenTelemetry reads it.
 const COLLECTORS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 
+/// A collector that hangs holds a command up for so long.
+const FLUSH_MAX: Duration = Duration::from_millis(500);
+
 /// Runs a command that talks to a server, as a part of a trace where the environment names a collector.
 pub(crate) async fn remote(command: Command) -> Result<ExitCode, CliError> {
-    let collector = COLLECTORS.iter().find_map(|name| std::env::var(name).ok()).filter(|named| !named.is_empty());
+    let named = |name: &&str| std::env::var(name).ok().filter(|named| !named.is_empty());
+    let collector = COLLECTORS.iter().find_map(named);
+    // What all programs of a shell or a pod share may name a collector of another kind.
     let installed = telemetry::install_for_command(collector.as_deref(), "walser-cli");
-    let telemetry = installed.map_err(|error| {
-        CliError::usage(format!("{}: {error}", COLLECTORS[1]))
-            .with_help("it names a collector, such as http://127.0.0.1:4317")
-    })?;
+    let telemetry = installed.unwrap_or_else(|error| {
+        output::warning(&format!("{}: {error}; the command is in no trace", COLLECTORS[1]));
+        Telemetry::default()
+    });
     let span = span(&command);
     let ended = run(command).instrument(span).await;
     // What is left of the trace is sent while this runtime goes on.
-    let _ = tokio::task::spawn_blocking(move || drop(telemetry)).await;
+    let _ = tokio::task::spawn_blocking(move || telemetry.end_within(FLUSH_MAX)).await;
     ended
 }
 

@@ -105,7 +105,7 @@ pub fn command_span(name: &str, topic: Option<&str>) -> Span {
 /// A span for a record that is processed, linked to the trace of the record. None, where that is not sampled, or nobody takes
 /// spans.
 pub fn record_span(topic: &str, partition: i32, offset: i64, trace: &str) -> Span {
-    if !is_sampled(trace) || !tracing::dispatcher::has_been_set() {
+    if !is_context(trace) || !is_sampled(trace) || !tracing::dispatcher::has_been_set() {
         return Span::none();
     }
     let span = tracing::debug_span!(
@@ -140,6 +140,18 @@ pub fn is_sampled(traceparent: &str) -> bool {
     flags.is_some_and(|flags| flags & 1 == 1)
 }
 
+/// Bytes of a W3C trace context at most; what is longer is none.
+const TRACEPARENT_BYTES_MAX: usize = 64;
+
+/// Whether a text is a W3C trace context, as far as its form says.
+pub fn is_context(text: &str) -> bool {
+    let (parts, hex) = (text.as_bytes(), |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let lengths = [(0, 2), (3, 35), (36, 52), (53, 55)];
+    (55..=TRACEPARENT_BYTES_MAX).contains(&parts.len())
+        && [2, 35, 52].iter().all(|at| parts[*at] == b'-')
+        && lengths.iter().all(|(from, to)| parts[*from..*to].iter().all(hex))
+}
+
 /// Adds the span that the caller is in to the headers of a call to another process, where it is exported.
 pub fn carry(headers: &mut http::HeaderMap) {
     if let Some(value) = sampled_here().and_then(|text| http::HeaderValue::try_from(text).ok()) {
@@ -166,12 +178,25 @@ impl Extractor for Headers<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_sampled;
+    use super::{is_context, is_sampled};
 
     #[test]
     fn a_context_says_whether_its_trace_is_exported() {
         let of = |flags: &str| is_sampled(&format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags}"));
         assert!(of("01") && of("03") && of("01-more"));
         assert!(!of("00") && !of("02") && !of("zz") && !of("") && !is_sampled("") && !is_sampled("é"));
+    }
+
+    #[test]
+    fn what_has_another_form_is_no_context() {
+        let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert!(is_context(context) && is_context(&format!("{context}-more")));
+        for cut in 0..context.len() {
+            assert!(!is_context(&context[..cut]));
+        }
+        for odd in ["hello", &context.to_uppercase(), &context.replace('-', "_"), &"é".repeat(28), &"0".repeat(55)] {
+            assert!(!is_context(odd), "{odd}");
+        }
+        assert!(!is_context(&format!("{context}-{}", "x".repeat(64))));
     }
 }

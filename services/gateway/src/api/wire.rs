@@ -13,7 +13,7 @@ use walser_record_batch::{Header, NewRecord, Producer};
 use walser_rpc::{ApiError, Reason};
 use walser_service::telemetry::{self, TRACEPARENT};
 
-use crate::producing::{FailedRecords, Outcome, PartWritten, Payload, RecordPlace, TRACEPARENT_BYTES_MAX};
+use crate::producing::{FailedRecords, Outcome, PartWritten, Payload, RecordPlace};
 use crate::topics::Topics;
 
 /// Bytes of the failures that are reported partition by partition.
@@ -34,7 +34,7 @@ pub(super) fn trace_of_call(metadata: &MetadataMap) -> Option<Arc<str>> {
 /// The caller's trace, if it is one.
 pub(super) fn trace(metadata: &MetadataMap) -> Option<Arc<str>> {
     let text = metadata.get(TRACEPARENT)?.to_str().ok()?;
-    (text.len() <= TRACEPARENT_BYTES_MAX).then(|| Arc::from(text))
+    telemetry::is_context(text).then(|| Arc::from(text))
 }
 
 /// The caller's time less what the answer needs to travel; tonic would cut the call without saying why.

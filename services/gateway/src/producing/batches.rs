@@ -9,10 +9,7 @@ use walser_record_batch::{
     RECORD_HEADERS_MAX, RecordFields, decoded_cost, validate_produced,
 };
 use walser_rpc::{ApiError, Reason};
-use walser_service::telemetry::{BATCH_LINKS_MAX, TRACEPARENT, is_sampled};
-
-/// What is longer is no trace.
-pub(crate) const TRACEPARENT_BYTES_MAX: usize = 64;
+use walser_service::telemetry::{BATCH_LINKS_MAX, TRACEPARENT, is_context, is_sampled};
 
 /// Checks a batch that a client built.
 pub(crate) fn validate(
@@ -170,7 +167,7 @@ pub(crate) fn add_traces(traces: &mut Vec<Arc<str>>, records: &[NewRecord], call
     for record in records {
         let own = record.headers.iter().find(|header| header.key == TRACEPARENT.as_bytes());
         let text = own.and_then(|header| std::str::from_utf8(header.value.as_deref()?).ok());
-        match text.filter(|text| text.len() <= TRACEPARENT_BYTES_MAX) {
+        match text.filter(|text| is_context(text)) {
             Some(own) => add(own, None),
             None => others = true,
         }
