@@ -162,7 +162,9 @@ impl DecisionContext {
     /// Whether a node's data directory has failed while another node in service, whose directory has not, has everything of
     /// a partition.
     fn is_lost_to(&self, state: &PartitionState, node: NodeId) -> bool {
-        let able = |other: NodeId| other != node && self.alive(other) && !self.failed.contains(other);
+        // A silent one may be gone: it is heard again, or fenced, in a moment.
+        let heard = |other: NodeId| self.alive(other) && !self.silent.contains(other);
+        let able = |other: NodeId| other != node && heard(other) && !self.failed.contains(other);
         self.failed.contains(node) && state.whole().iter().any(able)
     }
 

@@ -18,6 +18,8 @@ pub(crate) struct Places {
     spare: Vec<NodeId>,
     /// Registered, and fenced or about to stop.
     away: Vec<NodeId>,
+    /// The same and cordoned, for a topic of Walser itself: such a node may be about to leave for good.
+    leaving: Vec<NodeId>,
     /// How many get no new replicas, as operators wish.
     cordoned: usize,
 }
@@ -32,7 +34,7 @@ impl Places {
                 (true, false) => places.usable.push(id),
                 (false, false) => places.away.push(id),
                 (true, true) if internal => places.spare.push(id),
-                // One that is cordoned and away is about to leave for good.
+                (false, true) if internal => places.leaving.push(id),
                 (_, true) => places.cordoned += 1,
             }
         }
@@ -70,7 +72,7 @@ impl Places {
     ) -> Result<Vec<NodeId>, ApiError> {
         let (wanted, known) = (usize::try_from(replication_factor).unwrap_or(0), self.known());
         // Those that are away may be back in a moment.
-        let passes = self.cordoned == 0 || !self.away.is_empty();
+        let passes = self.cordoned == 0 || !self.away.is_empty() || !self.leaving.is_empty();
         if self.usable.is_empty() && self.spare.is_empty() && passes {
             let text = format!(
                 "no storage node that takes new partitions is in service{}; start one, or wait until it has registered",
@@ -97,14 +99,14 @@ impl Places {
         }
         let begin = first_place(topic).wrapping_add(usize::try_from(partition).unwrap_or(0));
         let mut replicas = Vec::with_capacity(wanted);
-        for nodes in [&self.usable, &self.spare, &self.away] {
+        for nodes in [&self.usable, &self.spare, &self.away, &self.leaving] {
             replicas.extend(from(nodes, begin, wanted - replicas.len()));
         }
         Ok(replicas)
     }
 
     fn known(&self) -> usize {
-        self.usable.len() + self.spare.len() + self.away.len()
+        self.usable.len() + self.spare.len() + self.away.len() + self.leaving.len()
     }
 }
 
@@ -189,6 +191,11 @@ mod tests {
             assert!(placed.len() == 3 && placed[2] == NodeId(3), "{placed:?}");
         }
         assert_eq!(spare(&[], &[3], &[4]).place(topic(1), 0, 2).unwrap(), [NodeId(3), NodeId(4)]);
+        let leaving = Places { leaving: vec![NodeId(5)], ..places(&[1], &[4]) };
+        assert_eq!(leaving.place(topic(1), 0, 2).unwrap(), [NodeId(1), NodeId(4)], "it stays out where it can");
+        assert_eq!(leaving.place(topic(1), 0, 3).unwrap(), [NodeId(1), NodeId(4), NodeId(5)]);
+        let restarts = Places { leaving: vec![NodeId(5)], ..Places::default() };
+        assert_eq!(restarts.place(topic(1), 0, 1).unwrap_err().reason(), Reason::LeaderNotAvailable);
     }
 
     #[test]

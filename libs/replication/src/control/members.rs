@@ -284,8 +284,8 @@ pub fn hand_over<P: Clone>(
     }
     let next = successor(context, &state, node).filter(|next| context.leads(*next))?;
     lead(context, &mut state, Some(next));
-    // The high watermark would wait for its disk. Not where whoever leads now would be the only one: it may be gone by now.
-    if state.isr.len() > 2 && spares(context, &state, node, |_| true) {
+    // The high watermark would wait for its disk.
+    if spares(context, &state, node, |_| true) {
         leave_isr(&mut state, node);
     }
     Some(Decision::of_partition(context, record, state, [node, next]))

@@ -147,9 +147,18 @@ const TRACEPARENT_BYTES_MAX: usize = 64;
 pub fn is_context(text: &str) -> bool {
     let (parts, hex) = (text.as_bytes(), |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let lengths = [(0, 2), (3, 35), (36, 52), (53, 55)];
+    let known = |id: &[u8]| id.iter().any(|digit| *digit != b'0');
+    // A later version may have more behind it.
+    let ends = || match &parts[..2] {
+        b"00" => parts.len() == 55,
+        version => version != b"ff" && parts.get(55).is_none_or(|next| *next == b'-'),
+    };
     (55..=TRACEPARENT_BYTES_MAX).contains(&parts.len())
         && [2, 35, 52].iter().all(|at| parts[*at] == b'-')
         && lengths.iter().all(|(from, to)| parts[*from..*to].iter().all(hex))
+        && known(&parts[3..35])
+        && known(&parts[36..52])
+        && ends()
 }
 
 /// Adds the span that the caller is in to the headers of a call to another process, where it is exported.
@@ -190,13 +199,19 @@ mod tests {
     #[test]
     fn what_has_another_form_is_no_context() {
         let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert!(is_context(context) && is_context(&format!("{context}-more")));
+        let later = |text: &str| format!("cc{}{text}", &context[2..]);
+        assert!(is_context(context) && is_context(&later("")) && is_context(&later("-more")));
+        assert!(!is_context(&format!("{context}-more")) && !is_context(&later("more")));
+        assert!(
+            !is_context(&context.replacen("00", "ff", 1))
+                && !is_context("00-00000000000000000000000000000000-0000000000000000-01")
+        );
         for cut in 0..context.len() {
             assert!(!is_context(&context[..cut]));
         }
         for odd in ["hello", &context.to_uppercase(), &context.replace('-', "_"), &"é".repeat(28), &"0".repeat(55)] {
             assert!(!is_context(odd), "{odd}");
         }
-        assert!(!is_context(&format!("{context}-{}", "x".repeat(64))));
+        assert!(!is_context(&later(&format!("-{}", "x".repeat(64)))));
     }
 }

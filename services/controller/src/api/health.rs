@@ -6,7 +6,7 @@ mod out_of_service;
 use walser_metadata::TopicEntry;
 use walser_model::{NodeId, Timestamp};
 use walser_proto::v1 as pb;
-use walser_rpc::{ApiError, wire_time};
+use walser_rpc::{ApiError, Reason, wire_time};
 
 use self::lacking::LackingPartitions;
 use self::out_of_service::partition_issue;
@@ -28,7 +28,7 @@ impl Controller {
         let (mut issues, mut obeyed) = (Vec::new(), true);
         for ((node, directory), why) in refused {
             let stranger = other_serves(node, &directory);
-            obeyed &= stranger;
+            obeyed &= stranger || why.reason() == Reason::ClusterIdMismatch;
             issues.push(refused_issue(node, stranger, &why));
         }
         // One that is refused is there.

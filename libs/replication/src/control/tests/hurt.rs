@@ -264,6 +264,16 @@ fn a_node_whose_directory_has_failed_counts_nowhere_where_another_one_has_everyt
 }
 
 #[test]
+fn a_node_whose_directory_has_failed_counts_while_the_others_are_silent() {
+    let mut context = context();
+    (context.failed, context.unwritable, context.silent) = (ids(&[1]), ids(&[1]), ids(&[2]));
+    let led = record(&[1, 2], &[1, 2], 1);
+    assert_eq!(reconcile(&context, &led, 1), None, "it may be the only one that is left");
+    context.silent = ids(&[]);
+    assert_eq!(written(reconcile(&context, &led, 1).unwrap()).leader, Some(NodeId(2)));
+}
+
+#[test]
 fn a_node_whose_directory_has_failed_goes_on_where_no_other_one_in_service_has_everything() {
     let mut context = context();
     context.failed = ids(&[3]);
