@@ -74,10 +74,8 @@ impl Places {
         // Those that are away may be back in a moment.
         let passes = self.cordoned == 0 || !self.away.is_empty() || !self.leaving.is_empty();
         if self.usable.is_empty() && self.spare.is_empty() && passes {
-            let text = format!(
-                "no storage node that takes new partitions is in service{}; start one, or wait until it has registered",
-                self.beside()
-            );
+            let text =
+                format!("no storage node is in service{}; start one, or wait until it has registered", self.beside());
             return Err(ApiError::new(Reason::LeaderNotAvailable, text));
         }
         if self.usable.is_empty() && self.spare.is_empty() {
@@ -212,6 +210,6 @@ mod tests {
     fn without_a_node_in_service_it_is_not_the_replication_factor_that_is_wrong() {
         let refused = places(&[], &[1]).place(topic(1), 0, 1).unwrap_err();
         assert_eq!((refused.reason(), refused.retry()), (Reason::LeaderNotAvailable, RetryAdvice::Backoff));
-        assert!(refused.message().ends_with("is in service; start one, or wait until it has registered"), "{refused}");
+        assert!(refused.message().starts_with("no storage node is in service;"), "{refused}");
     }
 }
