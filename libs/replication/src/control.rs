@@ -162,10 +162,13 @@ impl DecisionContext {
     /// Whether a node's data directory has failed while another node in service, whose directory has not, has everything of
     /// a partition.
     fn is_lost_to(&self, state: &PartitionState, node: NodeId) -> bool {
-        // A silent one may be gone: it is heard again, or fenced, in a moment.
-        let heard = |other: NodeId| self.alive(other) && !self.silent.contains(other);
-        let able = |other: NodeId| other != node && heard(other) && !self.failed.contains(other);
+        let able = |other: NodeId| other != node && self.heard(other) && !self.failed.contains(other);
         self.failed.contains(node) && state.whole().iter().any(able)
+    }
+
+    /// Whether a node is in service, and not silent: one that is may be gone, and is heard again, or fenced, in a moment.
+    fn heard(&self, node: NodeId) -> bool {
+        self.alive(node) && !self.silent.contains(node)
     }
 
     /// Whether a node may lead although it is about to stop: better than no leader.

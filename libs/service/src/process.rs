@@ -248,17 +248,6 @@ impl ProcessArgs {
 
 // === impl Process ===
 
-/// What traces call a process.
-fn service_name(role: Option<ServiceRole>) -> &'static str {
-    match role {
-        None => "walser",
-        Some(ServiceRole::Controller) => "walser-controller",
-        Some(ServiceRole::StorageNode) => "walser-storage-node",
-        Some(ServiceRole::Gateway) => "walser-gateway",
-        Some(ServiceRole::GroupCoordinator) => "walser-group-coordinator",
-    }
-}
-
 impl Process {
     /// Installs logs and signals, reads the certificates, and binds the ports. `role`: what the process is in its cluster; `None`:
     /// a cluster of its own.
@@ -271,8 +260,10 @@ impl Process {
         clock: Arc<dyn Clock>,
         role: Option<ServiceRole>,
     ) -> Result<Self, ProcessError> {
-        let telemetry = telemetry::install(&settings, service_name(role))
-            .map_err(|error| ProcessError::Telemetry(error.to_string()))?;
+        // What traces call it.
+        let service = role.map_or_else(|| "walser".to_owned(), |role| format!("walser-{}", role.name()));
+        let telemetry =
+            telemetry::install(&settings, &service).map_err(|error| ProcessError::Telemetry(error.to_string()))?;
         let shutdown = Shutdown::new(settings.duration("shutdown.grace.ms"));
         signals(shutdown.clone())?;
         let (health, metrics) = (Health::default(), Metrics::of_process());

@@ -92,7 +92,7 @@ type InstallError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// # Errors
 /// When the filter or the endpoint makes no sense, or a subscriber is installed already.
-pub fn install(settings: &Settings, service: &'static str) -> Result<Telemetry, InstallError> {
+pub fn install(settings: &Settings, service: &str) -> Result<Telemetry, InstallError> {
     let filter = EnvFilter::try_new(with_level(settings.text("log.level")))?;
     let terminal = std::io::stderr().is_terminal();
     let json = match settings.text("log.format") {
@@ -116,7 +116,7 @@ pub fn install(settings: &Settings, service: &'static str) -> Result<Telemetry, 
 ///
 /// # Errors
 /// When the endpoint makes no sense, or a subscriber is installed already.
-pub fn install_for_command(endpoint: Option<&str>, service: &'static str) -> Result<Telemetry, InstallError> {
+pub fn install_for_command(endpoint: Option<&str>, service: &str) -> Result<Telemetry, InstallError> {
     let Some(endpoint) = endpoint else { return Ok(Telemetry::default()) };
     let provider = provider(endpoint, service, 1.0)?;
     tracing_subscriber::registry().with(spans_layer(&provider)).try_init()?;
@@ -137,9 +137,12 @@ where
     layer.with_filter(exported.with_max_level_hint(Level::DEBUG))
 }
 
-fn provider(endpoint: &str, service: &'static str, ratio: f64) -> Result<SdkTracerProvider, InstallError> {
+fn provider(endpoint: &str, service: &str, ratio: f64) -> Result<SdkTracerProvider, InstallError> {
     let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
-    let own = [KeyValue::new("service.name", service), KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
+    let own = [
+        KeyValue::new("service.name", service.to_owned()),
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+    ];
     // What the environment says comes before what the program is.
     let said = |name: &str| std::env::var(name).unwrap_or_default();
     let (service, attributes) = (said("OTEL_SERVICE_NAME"), said("OTEL_RESOURCE_ATTRIBUTES"));

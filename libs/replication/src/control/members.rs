@@ -227,17 +227,15 @@ pub fn shut_down<P: Clone>(context: &DecisionContext, node: NodeId) -> Option<De
 /// Who leads in place of a node that wants to stop, or cannot write: one in sync that was heard of late. A silent one may be
 /// gone, and nobody would lead then.
 fn successor(context: &DecisionContext, state: &PartitionState, node: NodeId) -> Option<NodeId> {
-    let can = |other: &NodeId| {
-        *other != node && state.isr.contains(*other) && context.usable(*other) && !context.silent.contains(*other)
-    };
+    let able = |other: NodeId| context.usable(other) && context.heard(other);
+    let can = |other: &NodeId| *other != node && state.isr.contains(*other) && able(*other);
     let others = || state.replicas.iter().copied().filter(can);
     others().find(|other| context.leads(*other)).or_else(|| others().next())
 }
 
 /// Whether enough of an in-sync set stay without a node: those that are silent may be gone.
 fn spares(context: &DecisionContext, state: &PartitionState, node: NodeId, counts: impl Fn(NodeId) -> bool) -> bool {
-    let stays =
-        |other: &NodeId| *other != node && context.alive(*other) && !context.silent.contains(*other) && counts(*other);
+    let stays = |other: &NodeId| *other != node && context.heard(*other) && counts(*other);
     state.isr.contains(node) && state.isr.iter().filter(stays).count() >= state.min_isr
 }
 

@@ -99,7 +99,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
     }
 
     /// Whether a node was refused lately: it is there, and its partitions can be read.
-    pub(super) fn is_refused(&self, node: NodeId, now: Duration) -> bool {
+    fn is_refused(&self, node: NodeId, now: Duration) -> bool {
         let view = self.nodes.committer().views.load();
         view.metadata.node(node).is_some_and(|entry| self.refused.refuses(node, &entry.registration, now))
     }

@@ -48,7 +48,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         let (now, limit) = (self.clock.monotonic(), self.config.session);
         let others = view.metadata.nodes().filter(|(other, entry)| *other != node && !entry.liveness.fenced);
         // One that does not obey this metadata never says that it has seen it.
-        let others = others.filter(|(other, _)| !self.is_refused(*other, now));
+        let others = others.filter(|(other, entry)| !self.refused.refuses(*other, &entry.registration, now));
         let seen = |other, epoch| {
             let heard = self.sessions.seen(other, epoch, now, limit).filter(|_| !context.silent.contains(other));
             heard.unwrap_or(0)

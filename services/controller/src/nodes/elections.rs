@@ -184,15 +184,15 @@ impl Wish {
         if !self.unclean {
             return self.in_sync(context, found);
         }
-        // An only replica is all there is.
         if let (Some(leader), Some(Lack::Damaged), 1) = (state.leader, lack, state.replicas.len()) {
-            let (topic, partition) = ("TOPIC", found.record.key.partition);
+            let partition = found.record.key.partition;
             let text = format!(
-                "changes nothing here: node {leader} has the only replica, and its log is damaged; `walser partition repair \
-                 {topic} {partition} --accept-loss` gives up what cannot be read"
+                "changes nothing here: node {leader} has the only replica, and its log is damaged; `walser partition repair TOPIC \
+                 {partition} --accept-loss` gives up what cannot be read"
             );
             return Step::Over(Err(ApiError::field("unclean", text)));
         }
+        // An only replica is all there is.
         let lack = lack.filter(|_| state.replicas.len() > 1);
         if let (None, Some(Lack::Committed(other))) = (self.node.or(state.leader), lack) {
             let text = format!(
