@@ -87,6 +87,8 @@ mod many;
 mod metadata_loss;
 #[path = "standalone/metrics.rs"]
 mod metrics;
+#[path = "standalone/node_ids.rs"]
+mod node_ids;
 #[path = "standalone/old_data.rs"]
 mod old_data;
 #[path = "standalone/out_of_reach.rs"]

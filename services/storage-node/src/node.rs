@@ -27,7 +27,7 @@ use walser_rpc::{
 use walser_service::Shutdown;
 use walser_service::admin::Health;
 
-use self::session::SessionEnd;
+use self::session::{STOPPING_BEAT, SessionEnd};
 use crate::config::Config;
 use crate::disposal::Disposal;
 use crate::engine::Engine;
@@ -140,11 +140,12 @@ impl Membership {
         }
     }
 
-    /// Begins a stop that is asked for while no controller hears this node: nobody can give its leads to others.
+    /// Begins a stop that is asked for while no controller hears this node: nobody can give its leads to others. One that is
+    /// only being restarted, or another, is waited for as long as this node may lead without it.
     async fn stop_unheard(&self) {
         self.shutdown.asked().await;
-        if self.sessions.load(Ordering::Acquire) > 0 {
-            self.shutdown.wait().await;
+        while self.sessions.load(Ordering::Acquire) > 0 || self.registry.contact.with_controller() {
+            tokio::time::sleep(STOPPING_BEAT).await;
         }
         self.shutdown.begin();
     }

@@ -55,6 +55,22 @@ async fn a_controller_that_is_stopped_ends_the_streams_of_nodes_and_gateways() {
     client.producer().produce(write()).await.unwrap();
 }
 
+/// Upgrades go from process to process, and may meet a node whose session with the controller is not back yet.
+#[test]
+fn a_storage_node_that_is_stopped_while_its_controller_restarts_waits_for_it_and_leaves_in_order() {
+    let (_dir, data) = place();
+    // For so long a node may lead without a controller.
+    let mut cluster = Cluster::start_with(&data, vec!["controller.node.session.ms=60000".to_owned()]);
+    let address = cluster.controller_address();
+    cluster.kill_controller();
+    let storage = cluster.storage_told_to_stop();
+    cluster.start_controller(&address);
+    let printed = storage.ended();
+    assert!(!printed.contains(LATE), "{printed}");
+    let printed = cluster.stop_controller();
+    assert!(printed.contains("a node wants to stop"), "{printed}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_stopped_ends_streams_that_watch_its_health() {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};

@@ -21,7 +21,7 @@ const PROBLEMS_MAX: usize = 100;
 /// Deleted topics that one beat confirms.
 const CONFIRMED_MAX: usize = 1000;
 /// Time between beats of a node that wants to stop: it waits for an answer.
-const STOPPING_BEAT: Duration = Duration::from_millis(20);
+pub(super) const STOPPING_BEAT: Duration = Duration::from_millis(20);
 /// Partitions without a leader that one beat tells of.
 const CANDIDATES_MAX: usize = 1000;
 
@@ -78,10 +78,6 @@ impl Membership {
             match ended {
                 Err(failure) if !is_foreign(&failure) => outage.failed(&failure),
                 ended => return ended,
-            }
-            if self.shutdown.is_asked() && self.sessions.load(Ordering::Acquire) == 0 {
-                // Nobody is there who could give its leads to others.
-                self.shutdown.begin();
             }
             tokio::time::sleep(RETRY).await;
         }
