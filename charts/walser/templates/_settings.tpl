@@ -12,6 +12,12 @@ admin: {{ printf "%s:7463" (include "walser.anyAddress" .) | quote }}
 log.format: json
 {{- with .Values.otel.endpoint }}
 otel.endpoint: {{ . | quote }}
+{{- if $.Values.otel.metrics }}
+otel.metrics: "true"
+{{- end }}
+{{- if $.Values.otel.logs }}
+otel.logs: "true"
+{{- end }}
 {{- end }}
 {{- end -}}
 

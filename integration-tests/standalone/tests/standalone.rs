@@ -20,6 +20,8 @@ mod cli_truth;
 mod cluster_config;
 #[path = "standalone/cluster_up.rs"]
 mod cluster_up;
+#[path = "standalone/collector.rs"]
+mod collector;
 #[path = "standalone/compacted.rs"]
 mod compacted;
 #[path = "standalone/connection_age.rs"]
@@ -91,6 +93,8 @@ mod metrics;
 mod node_ids;
 #[path = "standalone/old_data.rs"]
 mod old_data;
+#[path = "standalone/otlp.rs"]
+mod otlp;
 #[path = "standalone/out_of_reach.rs"]
 mod out_of_reach;
 #[path = "standalone/page_cache.rs"]

@@ -1,4 +1,4 @@
-//! Metrics of a process, shown as Prometheus text on the admin port.
+//! Metrics of a process, shown as Prometheus text on the admin port, and sent to a collector where settings say so.
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -118,10 +118,15 @@ impl Metrics {
         histograms
     }
 
+    /// All values that are shown.
+    pub(crate) fn families(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
+    }
+
     /// All values in the Prometheus text format.
     pub fn text(&self) -> String {
         let mut out = Vec::new();
-        let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut out);
+        let encoded = TextEncoder::new().encode(&self.families(), &mut out);
         encoded.map_or_else(|error| format!("# {error}\n"), |()| String::from_utf8_lossy(&out).into_owned())
     }
 }

@@ -262,11 +262,12 @@ impl Process {
     ) -> Result<Self, ProcessError> {
         // What traces call it.
         let service = role.map_or_else(|| "walser".to_owned(), |role| format!("walser-{}", role.name()));
-        let telemetry =
+        let mut telemetry =
             telemetry::install(&settings, &service).map_err(|error| ProcessError::Telemetry(error.to_string()))?;
         let shutdown = Shutdown::new(settings.duration("shutdown.grace.ms"));
         signals(shutdown.clone())?;
         let (health, metrics) = (Health::default(), Metrics::of_process());
+        telemetry.push_metrics(&settings, &metrics, Arc::clone(&clock))?;
         let certificates = Certificates::load(&settings, role)?;
         certificates.follow(&settings, Arc::clone(&clock), &metrics, &shutdown);
         let only_cluster_calls = role.is_some_and(|role| role != ServiceRole::Gateway);

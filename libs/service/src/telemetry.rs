@@ -1,30 +1,38 @@
-//! Logs to stderr, traces to an OpenTelemetry collector when one is configured.
+//! Logs to stderr; traces, and where settings say so metrics and logs, to an OpenTelemetry collector.
 
-mod reporting_exporter;
+mod collector;
+mod metrics_push;
+mod otlp_metrics;
+mod reporting;
 mod spans;
 
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::WithExportConfig as _;
-use opentelemetry_sdk::Resource;
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_otlp::WithTonicConfig as _;
+use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use tracing::Level;
 use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
+use walser_model::Clock;
 
-use self::reporting_exporter::ReportingExporter;
+use self::collector::Collector;
+use self::metrics_push::MetricsPush;
+use self::reporting::{Reception, ReportingExporter};
 pub use self::spans::{
     BATCH_LINKS_MAX, BatchSpan, TRACEPARENT, batch_span, call_span, carry, command_span, is_context, is_sampled,
     record_span, sampled_here, traceparent,
 };
+use crate::metrics::Metrics;
 use crate::settings::{Key, Kind, Settings};
 
-/// Settings of logs and traces.
+/// Settings of logs, traces and the metrics that are sent.
 pub const KEYS: &[Key] = &[
     Key {
         name: "log.level",
@@ -42,7 +50,25 @@ pub const KEYS: &[Key] = &[
         name: "otel.endpoint",
         kind: Kind::Text,
         default: "",
-        doc: "OTLP/gRPC endpoint for traces, such as `http://127.0.0.1:4317`. Empty: no export.",
+        doc: "OTLP/gRPC endpoint of a collector, such as `http://127.0.0.1:4317`; with `https://`, the certificates that the system trusts count. Traces go there, and what other `otel` settings say. Empty: no export.",
+    },
+    Key {
+        name: "otel.metrics",
+        kind: Kind::Bool,
+        default: "false",
+        doc: "Send the metrics of the admin port to `otel.endpoint` too, under the same names, as cumulative sums, gauges and histograms.",
+    },
+    Key {
+        name: "otel.metrics.interval.ms",
+        kind: Kind::Int(1_000, 3_600_000),
+        default: "60000",
+        doc: "Time between two times that metrics are sent.",
+    },
+    Key {
+        name: "otel.logs",
+        kind: Kind::Bool,
+        default: "false",
+        doc: "Send the log lines that go to stderr to `otel.endpoint` too, with the trace that they belong to.",
     },
     Key {
         name: "otel.traces.ratio",
@@ -55,25 +81,14 @@ pub const KEYS: &[Key] = &[
 /// Keeps exporters alive; dropping it sends what is buffered.
 #[derive(Debug, Default)]
 pub struct Telemetry {
-    provider: Option<SdkTracerProvider>,
+    collector: Option<Collector>,
+    traces: Option<SdkTracerProvider>,
+    logs: Option<SdkLoggerProvider>,
+    metrics: Option<MetricsPush>,
 }
 
-impl Telemetry {
-    /// Sends what is buffered, for so long at most.
-    pub fn end_within(mut self, limit: Duration) {
-        if let Some(provider) = self.provider.take() {
-            let _ = provider.shutdown_with_timeout(limit);
-        }
-    }
-}
-
-impl Drop for Telemetry {
-    fn drop(&mut self) {
-        if let Some(provider) = &self.provider {
-            let _ = provider.shutdown();
-        }
-    }
-}
+/// How long the end of a process waits for its collector.
+const END_MAX: Duration = Duration::from_secs(5);
 
 /// A filter that says something of every module: one that names only modules, one of them mistyped perhaps, would silence all
 /// others.
@@ -88,7 +103,7 @@ const SPANS: &str = "walser";
 /// What goes wrong when logs and traces are installed.
 type InstallError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Installs logs and traces for this process, which traces name `service`.
+/// Installs logs and traces for this process, which traces name `service`. Needs a runtime.
 ///
 /// # Errors
 /// When the filter or the endpoint makes no sense, or a subscriber is installed already.
@@ -105,11 +120,24 @@ pub fn install(settings: &Settings, service: &str) -> Result<Telemetry, InstallE
     let lines = lines.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()));
     let lines = if json { lines.json().boxed() } else { lines.compact().boxed() };
     let endpoint = settings.text("otel.endpoint");
-    let ratio = settings.ratio("otel.traces.ratio");
-    let provider = if endpoint.is_empty() { None } else { Some(provider(endpoint, service, ratio)?) };
-    let traces = provider.as_ref().map(spans_layer);
-    tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces).try_init()?;
-    Ok(Telemetry { provider })
+    let mut telemetry = Telemetry::default();
+    if !endpoint.is_empty() {
+        let collector = Collector::at(endpoint, service, Some(instance(settings)))?;
+        telemetry.traces = Some(tracer_provider(&collector, settings.ratio("otel.traces.ratio"))?);
+        telemetry.logs = settings.flag("otel.logs").then(|| logger_provider(&collector)).transpose()?;
+        telemetry.collector = Some(collector);
+    }
+    let traces = telemetry.traces.as_ref().map(spans_layer);
+    let sent =
+        telemetry.logs.as_ref().map(|provider| OpenTelemetryTracingBridge::new(provider).with_filter(no_export()));
+    tracing_subscriber::registry().with(lines.and_then(sent).with_filter(filter)).with(traces).try_init()?;
+    Ok(telemetry)
+}
+
+/// Tells processes of one service apart: storage nodes have the same name.
+fn instance(settings: &Settings) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}:{}:{}", std::process::id(), settings.text("listen"))
 }
 
 /// Installs traces, and no logs, for a program that runs a command. Nothing where `endpoint` is `None`.
@@ -118,9 +146,11 @@ pub fn install(settings: &Settings, service: &str) -> Result<Telemetry, InstallE
 /// When the endpoint makes no sense, or a subscriber is installed already.
 pub fn install_for_command(endpoint: Option<&str>, service: &str) -> Result<Telemetry, InstallError> {
     let Some(endpoint) = endpoint else { return Ok(Telemetry::default()) };
-    let provider = provider(endpoint, service, 1.0)?;
-    tracing_subscriber::registry().with(spans_layer(&provider)).try_init()?;
-    Ok(Telemetry { provider: Some(provider) })
+    let traces = tracer_provider(&Collector::at(endpoint, service, None)?, 1.0)?;
+    tracing_subscriber::registry().with(spans_layer(&traces)).try_init()?;
+    let mut telemetry = Telemetry::default();
+    telemetry.traces = Some(traces);
+    Ok(telemetry)
 }
 
 fn spans_layer<S>(provider: &SdkTracerProvider) -> impl tracing_subscriber::Layer<S> + use<S>
@@ -137,25 +167,75 @@ where
     layer.with_filter(exported.with_max_level_hint(Level::DEBUG))
 }
 
-fn provider(endpoint: &str, service: &str, ratio: f64) -> Result<SdkTracerProvider, InstallError> {
-    let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
-    let own = [
-        KeyValue::new("service.name", service.to_owned()),
-        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-    ];
-    // What the environment says comes before what the program is.
-    let said = |name: &str| std::env::var(name).unwrap_or_default();
-    let (service, attributes) = (said("OTEL_SERVICE_NAME"), said("OTEL_RESOURCE_ATTRIBUTES"));
-    let named = |key: &str| {
-        let attribute = |text: &str| text.split_once('=').is_some_and(|(name, _)| name.trim() == key);
-        attributes.split(',').any(attribute) || key == "service.name" && !service.is_empty()
-    };
-    let own = own.into_iter().filter(|own| !named(own.key.as_str()));
-    let resource = Resource::builder().with_attributes(own).build();
-    let exporter = ReportingExporter::new(exporter, endpoint);
+/// Everything but what sending says itself, which would be sent, and so on.
+fn no_export() -> FilterFn<impl Fn(&tracing::Metadata<'_>) -> bool> {
+    let of_sending = ["opentelemetry", "tonic", "h2", "hyper", "tower", "rustls"];
+    FilterFn::new(move |metadata| {
+        let module = metadata.target().split("::").next().unwrap_or_default();
+        !of_sending.iter().any(|name| module.starts_with(name))
+    })
+}
+
+fn tracer_provider(collector: &Collector, ratio: f64) -> Result<SdkTracerProvider, InstallError> {
+    let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_channel(collector.channel.clone());
+    let exporter = ReportingExporter::new(exporter.build()?, Reception::of("traces", &collector.endpoint));
     let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio)));
     let builder = SdkTracerProvider::builder().with_batch_exporter(exporter).with_sampler(sampler);
-    Ok(builder.with_resource(resource).build())
+    Ok(builder.with_resource(collector.resource.clone()).build())
+}
+
+fn logger_provider(collector: &Collector) -> Result<SdkLoggerProvider, InstallError> {
+    let exporter = opentelemetry_otlp::LogExporter::builder().with_tonic().with_channel(collector.channel.clone());
+    let exporter = ReportingExporter::new(exporter.build()?, Reception::of("logs", &collector.endpoint));
+    let builder = SdkLoggerProvider::builder().with_batch_exporter(exporter);
+    Ok(builder.with_resource(collector.resource.clone()).build())
+}
+
+// === impl Telemetry ===
+
+impl Telemetry {
+    /// Sends these metrics too from now on, where the settings say so.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn push_metrics(
+        &mut self,
+        settings: &Settings,
+        metrics: &Metrics,
+        clock: Arc<dyn Clock>,
+    ) -> std::io::Result<()> {
+        if let Some(collector) = self.collector.clone()
+            && settings.flag("otel.metrics")
+        {
+            let every = settings.duration("otel.metrics.interval.ms");
+            self.metrics = Some(MetricsPush::start(metrics.clone(), clock, collector, every)?);
+        }
+        Ok(())
+    }
+
+    /// Sends what is buffered, for so long at most each.
+    pub fn end_within(mut self, limit: Duration) {
+        self.end(limit);
+    }
+
+    fn end(&mut self, limit: Duration) {
+        if let Some(metrics) = self.metrics.take() {
+            metrics.end_within(limit);
+        }
+        if let Some(traces) = self.traces.take() {
+            let _ = traces.shutdown_with_timeout(limit);
+        }
+        // Last: it has what the others could not send.
+        if let Some(logs) = self.logs.take() {
+            let _ = logs.shutdown_with_timeout(limit);
+        }
+    }
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        self.end(END_MAX);
+    }
 }
 
 #[cfg(test)]

@@ -128,15 +128,18 @@ async fn a_collector_that_is_away_is_one_warning() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("otel.endpoint=http://{}", nobody.local_addr().unwrap());
     drop(nobody);
-    let server = Server::start_with(&data, &["--set", &endpoint]);
+    let more = ["--set", "otel.logs=true", "--set", "otel.metrics=true", "--set", "otel.metrics.interval.ms=1000"];
+    let server = Server::start_with(&data, &[&["--set", &endpoint], &more[..]].concat());
     create(&server.client(), "t", 1, &[]).await;
-    let warned = "traces cannot be exported and are dropped until the collector takes them";
-    until(async || !server.logged(warned).is_empty(), "the outage is reported").await;
+    for what in ["traces", "metrics", "logs"] {
+        let warned = format!("{what} cannot be exported and are dropped until the collector takes them");
+        until(async || !server.logged(&warned).is_empty(), "the outage is reported").await;
+    }
     // Another batch of spans fails, at the stop at the latest.
     create(&server.client(), "u", 1, &[]).await;
     let log = server.stop();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("traces") || line.contains("opentelemetry")).collect();
-    assert_eq!(lines.len(), 1, "{lines:?}");
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("export") || line.contains("opentelemetry")).collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,96 +1,15 @@
 //! One trace from the producer to every copy of its records.
 
-use std::sync::Arc;
-
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
-use opentelemetry_proto::tonic::common::v1::KeyValue;
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status};
 use walser_proto::v1 as pb;
 
+use crate::collector::{Collector, Told, hex};
 use crate::faults::until;
 use crate::replicated::{NODES, Nodes, all_in_sync, create_replicated};
 use crate::server::{Server, binary, create, place, read_all, record};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PRODUCER_SPAN: &str = "00f067aa0ba902b7";
-
-/// A span, and which service has told it.
-#[derive(Debug, Clone)]
-struct Told {
-    service: String,
-    span: Span,
-}
-
-/// An OpenTelemetry collector that keeps what it gets.
-#[derive(Clone, Default)]
-struct Collector(Arc<std::sync::Mutex<Vec<Told>>>);
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        for resource in request.into_inner().resource_spans {
-            let attributes = resource.resource.unwrap_or_default().attributes;
-            let service = text_of(&attributes, "service.name").unwrap_or_default();
-            let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            self.0.lock().unwrap().extend(spans.map(|span| Told { service: service.clone(), span }));
-        }
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-impl Collector {
-    /// Serves until the test ends; returns its address.
-    async fn serve(&self) -> String {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(self.clone()));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        format!("http://{address}")
-    }
-
-    fn all(&self) -> Vec<Told> {
-        self.0.lock().unwrap().clone()
-    }
-
-    /// The spans with a name.
-    fn named(&self, name: &str) -> Vec<Told> {
-        self.all().into_iter().filter(|told| told.span.name == name).collect()
-    }
-
-    /// The span with a name, which is told once.
-    async fn one(&self, name: &str) -> Told {
-        until(async || !self.named(name).is_empty(), name).await;
-        let found = self.named(name);
-        assert_eq!(found.len(), 1, "{found:?}");
-        found[0].clone()
-    }
-}
-
-fn text_of(attributes: &[KeyValue], key: &str) -> Option<String> {
-    let found = attributes.iter().find(|attribute| attribute.key == key)?;
-    match found.value.as_ref()?.value.as_ref()? {
-        Value::StringValue(text) => Some(text.clone()),
-        other => panic!("{key} is no text: {other:?}"),
-    }
-}
-
-impl Told {
-    fn text(&self, key: &str) -> Option<String> {
-        text_of(&self.span.attributes, key)
-    }
-}
-
-fn hex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
-}
 
 fn traced(value: &str, flags: &str) -> pb::Record {
     let traceparent = format!("00-{TRACE}-{PRODUCER_SPAN}-{flags}");
