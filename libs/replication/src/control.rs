@@ -31,7 +31,7 @@ pub use elect::{
 pub use isr::{Refusal, alter_isr, change_min_isr, give_up_records, renew_epoch};
 pub use members::{
     ReplicaIntegrity, admit, can_stop, counted, drain, elect_again, fence, give_up, hand_over, is_only_eligible,
-    register, shut_down, sweep, unfence,
+    register, relieve, shut_down, sweep, unfence,
 };
 pub use merge::{MERGED_PARTITIONS_MAX, OPERATIONS_MAX, merge};
 pub use moves::{BadTarget, advance_reassignment, reassign};
@@ -162,8 +162,16 @@ impl DecisionContext {
     /// Whether a node's data directory has failed while another node in service, whose directory has not, has everything of
     /// a partition.
     fn is_lost_to(&self, state: &PartitionState, node: NodeId) -> bool {
-        let able = |other: NodeId| other != node && self.heard(other) && !self.failed.contains(other);
+        // It leads on until the other one is heard, or fenced: nobody would lead.
+        let there = |other| if state.leader == Some(node) { self.heard(other) } else { self.alive(other) };
+        let able = |other: NodeId| other != node && there(other) && !self.failed.contains(other);
         self.failed.contains(node) && state.whole().iter().any(able)
+    }
+
+    /// Whether a node cannot write, and enough who can are in sync without it: the high watermark would wait for its disk.
+    fn would_hold_up(&self, state: &PartitionState, node: NodeId) -> bool {
+        let writes = |other: &NodeId| *other != node && !self.unwritable.contains(*other);
+        self.unwritable.contains(node) && state.isr.iter().filter(writes).count() >= state.min_isr
     }
 
     /// Whether a node is in service, and not silent: one that is may be gone, and is heard again, or fenced, in a moment.

@@ -85,6 +85,11 @@ impl Advice {
         !before.without(&silent).is_empty()
     }
 
+    /// Nodes that cannot write.
+    pub(crate) fn unwritable(&self) -> NodeSet {
+        self.0.lock().unwritable.clone()
+    }
+
     /// Forgets nodes that are not registered any more.
     pub(crate) fn retain(&self, registered: impl Fn(NodeId) -> bool) {
         let mut known = self.0.lock();

@@ -196,6 +196,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         self.topics.finish_what_was_begun(view, &unfinished);
         self.unfence(view).await?;
         self.see_off().await?;
+        self.relieve_unwritable().await?;
         let _turn = self.nodes.turns().next().await?;
         let (view, context) = self.nodes.committer().context()?;
         let decisions = dirty.decisions(&view, &context);

@@ -74,8 +74,10 @@ impl Places {
         // Those that are away may be back in a moment.
         let passes = self.cordoned == 0 || !self.away.is_empty() || !self.leaving.is_empty();
         if self.usable.is_empty() && self.spare.is_empty() && passes {
+            let which = if self.cordoned == 0 { "" } else { " that takes new partitions" };
+            let beside = self.beside();
             let text =
-                format!("no storage node is in service{}; start one, or wait until it has registered", self.beside());
+                format!("no storage node{which} is in service{beside}; start one, or wait until it has registered");
             return Err(ApiError::new(Reason::LeaderNotAvailable, text));
         }
         if self.usable.is_empty() && self.spare.is_empty() {

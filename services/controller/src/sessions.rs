@@ -117,14 +117,13 @@ impl<S: Clone> Sessions<S> {
         gone.filter(|(node, node_epoch)| current(node, *node_epoch)).collect()
     }
 
-    /// Nodes that were not heard within `recent`, or whose connection has broken since.
+    /// Nodes that were not heard within `recent`, or by this controller at all, or whose connection has broken since.
     pub(crate) fn out_of_sight(&self, now: Duration, recent: Duration) -> NodeSet {
         let inner = self.inner.lock();
         let lost = |node: &NodeId, epoch| inner.lost.get(node).is_some_and(|(lost, _)| *lost == epoch);
-        let unseen = inner
-            .by_node
-            .iter()
-            .filter(|(node, session)| session.is_silent(now, recent) || lost(node, session.node_epoch));
+        let silent = |session: &Session<S>| !session.is_own() || session.is_silent(now, recent);
+        let unseen = inner.by_node.iter();
+        let unseen = unseen.filter(|(node, session)| silent(session) || lost(node, session.node_epoch));
         unseen.map(|(node, _)| *node).collect()
     }
 
@@ -369,6 +368,8 @@ mod tests {
         assert_eq!(unseen(3 * second), [1, 2, 3]);
         beat(1, 3 * second);
         assert_eq!(unseen(3 * second), [2, 3]);
+        sessions.beat(NodeId(4), Session { node_epoch: 7, heard: 3 * second, given: true, ..Session::default() });
+        assert_eq!(unseen(3 * second), [2, 3, 4], "this controller has not heard it yet");
     }
 
     #[test]

@@ -72,7 +72,8 @@ pub fn alter_isr<P: Clone>(
             continue;
         }
         let same = context.node(*node).is_some_and(|found| found.epoch == *epoch);
-        if !context.usable(*node) || !same || context.is_lost_to(state, *node) {
+        let unfit = context.is_lost_to(state, *node) || context.would_hold_up(state, *node);
+        if !context.usable(*node) || !same || unfit {
             return Err(Refusal::Ineligible(*node));
         }
         added.push(*node);

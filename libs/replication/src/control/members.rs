@@ -240,10 +240,12 @@ fn spares(context: &DecisionContext, state: &PartitionState, node: NodeId, count
 }
 
 /// Takes a node out of the in-sync set.
-fn leave_isr(state: &mut PartitionState, node: NodeId) {
+fn leave_isr<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>, node: NodeId) -> Decision<P> {
+    let mut state = record.state.clone();
     let mut isr = state.isr.clone();
     isr.remove(node);
     state.set_isr(isr);
+    Decision::of_partition(context, record, state, [node])
 }
 
 /// Moves the lead away from a node that wants to stop; and once enough of the others have seen who leads (`seen`: the
@@ -255,21 +257,33 @@ pub fn drain<P: Clone>(
     node: NodeId,
     seen: impl Fn(NodeId) -> i64,
 ) -> Option<Decision<P>> {
-    let mut state = record.state.clone();
-    if state.leader == Some(node) {
-        let next = successor(context, &state, node)?;
+    if record.state.leader == Some(node) {
+        let next = successor(context, &record.state, node)?;
+        let mut state = record.state.clone();
         lead(context, &mut state, Some(next));
         return Some(Decision::of_partition(context, record, state, [node, next]));
     }
-    if !spares(context, &state, node, |other| seen(other) >= record.epoch) {
-        return None;
-    }
-    leave_isr(&mut state, node);
-    Some(Decision::of_partition(context, record, state, [node]))
+    let spared = spares(context, &record.state, node, |other| seen(other) >= record.epoch);
+    spared.then(|| leave_isr(context, record, node))
+}
+
+/// Takes a node that cannot write out of the in-sync set of a partition that another one leads, once enough who can have
+/// seen who leads (`seen`, as for [`drain`]): the high watermark would wait for its disk. `None`: there is nothing to do.
+pub fn relieve<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    node: NodeId,
+    seen: impl Fn(NodeId) -> i64,
+) -> Option<Decision<P>> {
+    let follows = context.unwritable.contains(node) && record.state.leader != Some(node);
+    let writes_on = |other| !context.unwritable.contains(other) && seen(other) >= record.epoch;
+    let spared = follows && spares(context, &record.state, node, writes_on);
+    spared.then(|| leave_isr(context, record, node))
 }
 
 /// A living leader says that it cannot write at present, in the leader epoch that it knew then: another one leads, where one
-/// in sync can. Where none can, it goes on: leads would only go round. `None`: there is nothing to do.
+/// in sync can. Where none can, it goes on: leads would only go round. It stays in the in-sync set until [`relieve`]: who
+/// leads then may just have gone. `None`: there is nothing to do.
 pub fn hand_over<P: Clone>(
     context: &DecisionContext,
     record: &PartitionRecord<P>,
@@ -282,10 +296,6 @@ pub fn hand_over<P: Clone>(
     }
     let next = successor(context, &state, node).filter(|next| context.leads(*next))?;
     lead(context, &mut state, Some(next));
-    // The high watermark would wait for its disk.
-    if spares(context, &state, node, |_| true) {
-        leave_isr(&mut state, node);
-    }
     Some(Decision::of_partition(context, record, state, [node, next]))
 }
 

@@ -1,7 +1,10 @@
 //! What a partition needs, whatever happened to it.
 
+use walser_model::NodeId;
+
 use super::{Decision, DecisionContext, PartitionRecord, ReplicaIntegrity};
 use super::{advance_reassignment, change_min_isr, elect_again, leave_lead, sweep};
+use crate::PartitionState;
 
 /// The next decision that a partition needs for itself: a fenced node leaves it (R17), and so does one whose data
 /// directory has failed where another one has everything (A5), a leader is elected where there is
@@ -15,20 +18,31 @@ pub fn reconcile<P: Clone>(
     min_isr: usize,
 ) -> Option<Decision<P>> {
     let state = &record.state;
-    let counts = |node: &walser_model::NodeId| {
-        state.isr.contains(*node) || state.leader == Some(*node) || state.is_compared(*node)
+    let counted = || {
+        let counts =
+            |node: &NodeId| state.isr.contains(*node) || state.leader == Some(*node) || state.is_compared(*node);
+        state.replicas.iter().copied().filter(counts)
     };
-    let fenced = record.state.replicas.iter().copied().filter(counts).find(|node| !context.alive(*node));
-    if let Some(node) = fenced {
-        return sweep(context, record, node, ReplicaIntegrity::Intact);
-    }
-    let lost = record.state.replicas.iter().copied().filter(counts).find(|node| context.is_lost_to(state, *node));
-    if let Some(node) = lost {
+    if let Some(node) =
+        counted().find(|node| context.is_lost_to(state, *node)).or_else(|| last_but_failed(context, state))
+    {
         // What was written to a directory that is gone need not be in the one that comes back.
         return sweep(context, record, node, ReplicaIntegrity::Unclean);
+    }
+    if let Some(node) = counted().find(|node| !context.alive(*node)) {
+        return sweep(context, record, node, ReplicaIntegrity::Intact);
     }
     elect_again(context, record)
         .or_else(|| leave_lead(context, record))
         .or_else(|| change_min_isr(context, record, min_isr))
         .or_else(|| advance_reassignment(context, record, min_isr))
+}
+
+/// The only one in sync that is in service, where its data directory has failed and another one that is fenced is in sync,
+/// too: that one has everything, and its return is waited for.
+fn last_but_failed(context: &DecisionContext, state: &PartitionState) -> Option<NodeId> {
+    let mut alive = state.isr.iter().filter(|node| context.alive(*node));
+    let (last, others) = (alive.next()?, alive.next());
+    let waits = others.is_none() && state.isr.len() > 1 && context.failed.contains(last);
+    waits.then_some(last)
 }

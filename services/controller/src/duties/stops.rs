@@ -1,5 +1,5 @@
 //! Nodes that want to stop: what others can lead is led by them first, and they leave the in-sync sets that stay large
-//! enough without them (rule R23).
+//! enough without them (rule R23). Nodes that cannot write leave those too, and go on.
 
 use std::collections::HashMap;
 
@@ -37,6 +37,23 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 self.nodes.committer().commit_all(&view, drained, &Extra::default()).await?;
             } else if control::can_stop(&context, node, partitions(), seen.into_values()) {
                 self.sessions.let_stop(node, node_epoch);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes nodes that cannot write out of in-sync sets that stay large enough without them.
+    pub(super) async fn relieve_unwritable(&self) -> Result<(), ApiError> {
+        for node in self.nodes.committer().advice.unwritable().iter() {
+            let _turn = self.nodes.turns().next().await?;
+            let (view, context) = self.nodes.committer().context()?;
+            let seen = self.seen_by_others(&view, &context, node);
+            let seen_by = |other: NodeId| seen.get(&other).copied().unwrap_or(0);
+            let partitions = view.metadata.partitions().map(|partition| &partition.record);
+            let relieved = partitions.filter_map(|record| control::relieve(&context, record, node, seen_by));
+            let relieved: Vec<_> = relieved.collect();
+            if !relieved.is_empty() {
+                self.nodes.committer().commit_all(&view, relieved, &Extra::default()).await?;
             }
         }
         Ok(())

@@ -222,7 +222,7 @@ fn a_leader_that_cannot_write_is_followed_by_one_in_sync_in_the_epoch_in_which_i
     let context = context();
     let whole = record(&[1, 2, 3], &[1, 2, 3], 2);
     let state = written(hand_over(&context, &whole, NodeId(1), LeaderEpoch(7)).unwrap());
-    assert_eq!((state.leader, state.isr), (Some(NodeId(2)), ids(&[2, 3])));
+    assert_eq!((state.leader, state.isr), (Some(NodeId(2)), ids(&[1, 2, 3])), "the next one may just have gone");
     let mut full = context.clone();
     full.unwritable = ids(&[1, 2]);
     let state = written(hand_over(&full, &whole, NodeId(1), LeaderEpoch(7)).unwrap());
@@ -319,4 +319,61 @@ fn an_operator_may_name_an_eligible_node_while_a_leader_is_there() {
     assert_eq!(elect_eligible(&context, &cut_off, NodeId(2)), None, "it need not have everything");
     cut_off.state.leader = None;
     assert_eq!(elect_eligible(&context, &cut_off, NodeId(3)), None, "nobody is there: it leads by itself");
+}
+
+#[test]
+fn a_follower_that_cannot_write_is_spared_once_the_others_have_seen_who_leads_and_comes_back_when_it_can() {
+    let mut context = context();
+    let whole = record(&[1, 2, 3], &[1, 2, 3], 2);
+    let relieved = |context: &DecisionContext, record: &PartitionRecord<u8>, node, seen: i64| {
+        relieve(context, record, NodeId(node), |_| seen).map(|decision| written(decision).isr)
+    };
+    assert_eq!(relieved(&context, &whole, 2, 99), None, "it can");
+    context.unwritable = ids(&[1, 2]);
+    assert_eq!(relieved(&context, &whole, 1, 99), None, "it leads");
+    assert_eq!(relieved(&context, &whole, 2, 99), None, "of those who stay only one can");
+    context.unwritable = ids(&[2]);
+    assert_eq!(relieved(&context, &whole, 2, whole.epoch - 1), None, "who leads may have gone");
+    assert_eq!(relieved(&context, &whole, 2, whole.epoch), Some(ids(&[1, 3])));
+    assert_eq!(relieved(&context, &record(&[1, 2], &[1, 2], 2), 2, 99), None, "it cannot be spared");
+    let mut quiet = context.clone();
+    quiet.silent = ids(&[3]);
+    assert_eq!(relieved(&quiet, &whole, 2, 99), None, "node 3 may be gone");
+    // It has everything that there is, and would hold up what comes.
+    let left = record(&[1, 2, 3], &[1, 3], 2);
+    let back = proposal(&[(1, 11), (2, 12), (3, 13)]);
+    assert_eq!(alter_isr(&context, &left, &back), Err(Refusal::Ineligible(NodeId(2))));
+    let short = record(&[1, 2, 3], &[1], 2);
+    let back = proposal(&[(1, 11), (2, 12)]);
+    assert_eq!(written(alter_isr(&context, &short, &back).unwrap()).isr, ids(&[1, 2]), "better than too few");
+    context.unwritable = ids(&[]);
+    assert_eq!(written(alter_isr(&context, &short, &back).unwrap()).isr, ids(&[1, 2]));
+}
+
+/// What a directory had that has failed need not come back with it.
+#[test]
+fn where_all_others_are_gone_a_node_whose_directory_has_failed_is_not_the_only_one_that_counts() {
+    let recovered = |leader: i32, min_isr: usize| {
+        let mut context = context();
+        let mut record = record(&[1, 2], &[1, 2], min_isr);
+        record.state.leader = Some(NodeId(leader));
+        context.failed = ids(&[2]);
+        // Node 1 is gone, which is known once it is fenced.
+        context.silent = ids(&[1]);
+        if let Some(decision) = reconcile(&context, &record, min_isr) {
+            record.state = written(decision);
+        }
+        context.silent = ids(&[]);
+        fenced(&mut context, 1);
+        while let Some(decision) = reconcile(&context, &record, min_isr) {
+            record.state = written(decision);
+        }
+        assert_eq!((record.state.leader, record.state.isr.is_empty()), (None, true), "{record:?}");
+        context.nodes.get_mut(&NodeId(1)).unwrap().fenced = false;
+        written(reconcile(&context, &record, min_isr).unwrap())
+    };
+    for (leader, min_isr) in [(1, 1), (2, 1), (1, 2), (2, 2)] {
+        let state = recovered(leader, min_isr);
+        assert_eq!((state.leader, state.isr), (Some(NodeId(1)), ids(&[1])), "led by {leader}, {min_isr} at least");
+    }
 }
