@@ -48,7 +48,8 @@ pub fn rule(reason: Reason) -> (Code, RetryAdvice, Effect) {
         | R::MetadataRollback
         | R::DataRollback
         | R::EligibleLeadersNotAvailable
-        | R::NodeIdInUse => (Code::FailedPrecondition, Never, Effect::None),
+        | R::NodeIdInUse
+        | R::NodeAddressInUse => (Code::FailedPrecondition, Never, Effect::None),
         R::UnknownProducer => (Code::FailedPrecondition, Restart, Effect::None),
         R::LeaderNotAvailable
         | R::NotLeader

@@ -55,6 +55,21 @@ fn check_vacant(node: NodeId, known: &NodeEntry, new: &NodeRegistration) -> Resu
     Err(ApiError::new(Reason::NodeIdInUse, text).with("nodeId", node))
 }
 
+/// Refuses the address of another node that is in service: what is meant for one of them would come to the other.
+fn check_address(node: NodeId, view: &ClusterView, new: &NodeRegistration) -> Result<(), ApiError> {
+    let address = &*new.internal_address;
+    let has_it = |(other, known): &(NodeId, &Arc<NodeEntry>)| {
+        let in_service = known.epoch > 0 && !known.liveness.fenced;
+        *other != node && in_service && !address.is_empty() && known.registration.internal_address == address
+    };
+    let Some((other, _)) = view.metadata.nodes().find(has_it) else { return Ok(()) };
+    let text = format!(
+        "storage node {node} says that it is at {address}, and so does storage node {other}, which is in service; give \
+         each an address of its own (`storage.advertise`), or stop that one and wait until its session is over"
+    );
+    Err(ApiError::new(Reason::NodeAddressInUse, text).with("nodeId", node).with("otherNodeId", other))
+}
+
 /// Refuses an empty directory in place of the only copy of partitions: they would be led without their records. The
 /// directory that has them can come back, or the topics can be deleted.
 fn check_only_copies(node: NodeId, view: &ClusterView, known: &NodeEntry) -> Result<(), ApiError> {
@@ -63,13 +78,13 @@ fn check_only_copies(node: NodeId, view: &ClusterView, known: &NodeEntry) -> Res
         let state = &partition.record.state;
         state.counted() == alone
     });
-    let count = only_here.count();
-    if count == 0 {
-        return Ok(());
-    }
+    let keys: Vec<_> = only_here.map(|partition| partition.record.key).collect();
+    let (count, Some(first)) = (keys.len(), keys.first()) else { return Ok(()) };
+    let topic = view.metadata.topic(first.topic).map(|topic| topic.name.to_string()).unwrap_or_default();
+    let (number, partitions) = (first.partition, if count == 1 { "partition" } else { "partitions" });
     let text = format!(
         "storage node {node} has another data directory than before (then {}), which had the only copy of {count} \
-         partitions that is in sync; start it with that directory (its file `meta` has the id), or give this one another \
+         {partitions}, for example {topic}/{number}, that is in sync; start it with that directory (its file `meta` has the id), or give this one another \
          node id; or, where other nodes have replicas, `walser partition elect TOPIC --unclean --accept-loss` goes on with \
          what they have; or delete the topics, which deletes those records for good",
         known.registration.directory
@@ -116,6 +131,7 @@ impl Nodes {
             let _turn = self.turns.next().await?;
             admits()?;
             let (view, context) = self.committer.context()?;
+            check_address(node, &view, registration)?;
             let known = view.metadata.node(node);
             let replaced = known.filter(|known| self.replaces_directory(known, registration, &view, held));
             if let Some(known) = replaced {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use walser_metadata::value::NodeRegistration;
 use walser_metastore::{Revision, Txn};
-use walser_model::{LeaderEpoch, NodeId, TopicPartition};
+use walser_model::{Clock, LeaderEpoch, NodeId, TopicPartition};
 use walser_replication::{NodeSet, control};
 use walser_rpc::{ApiError, Reason};
 
@@ -29,6 +29,9 @@ const LINEAGES_PER_TXN: usize = 100;
 const REVISIONS_SKIPPED: Revision = 1_000_000;
 /// A refused node that was not heard of for this long is not reported any more.
 const REMEMBERED: Duration = Duration::from_secs(10);
+/// How long an acceptance waits for refused nodes to try again, which they do every second, and how often it looks.
+const AGAIN_MAX: Duration = Duration::from_secs(5);
+const AGAIN_CHECK: Duration = Duration::from_millis(100);
 /// Refused nodes that are remembered; of more, those that were heard least recently are forgotten.
 const REFUSED_MAX: usize = 1000;
 /// No cluster comes to such numbers by itself: who names higher ones would use up what is left of them.
@@ -195,6 +198,13 @@ impl RefusedNodes {
         (now.saturating_sub(at) <= REMEMBERED).then_some(why)
     }
 
+    /// Nodes that could not be registered lately, and why.
+    pub(crate) fn all_turned_away(&self, now: Duration) -> Vec<(NodeId, ApiError)> {
+        let turned_away = self.turned_away.lock();
+        let recent = turned_away.iter().filter(|(_, (_, at))| now.saturating_sub(*at) <= REMEMBERED);
+        recent.map(|(node, (why, _))| (*node, why.clone())).collect()
+    }
+
     /// A node is registered with this directory.
     pub(crate) fn registered(&self, node: NodeId, directory: &str) {
         self.turned_away.lock().remove(&node);
@@ -241,6 +251,24 @@ impl RefusedNodes {
         let known = &registered.directory;
         let same = |claim: &Claim| claim.node == node && (known.is_empty() || *known == claim.directory);
         by_node.values().any(|refused| refused.recent(now) && same(&refused.claim))
+    }
+
+    /// Waits until every node that has found the metadata to be an older copy has said so again; returns those that have.
+    /// One that was stopped a moment ago is remembered, and is not there.
+    async fn rolled_back_again(&self, clock: &dyn Clock) -> BTreeSet<NodeId> {
+        let begin = clock.monotonic();
+        loop {
+            let now = clock.monotonic();
+            let (again, quiet): (Vec<_>, Vec<_>) = {
+                let by_node = self.by_node.lock();
+                let rolled_back = by_node.values().filter(|refused| refused.rolled_back(now));
+                rolled_back.map(|refused| (refused.claim.node, refused.heard)).partition(|(_, heard)| *heard >= begin)
+            };
+            if quiet.is_empty() || now.saturating_sub(begin) > AGAIN_MAX {
+                return again.into_iter().map(|(node, _)| node).collect();
+            }
+            tokio::time::sleep(AGAIN_CHECK).await;
+        }
     }
 
     fn rolled_back(&self, now: Duration) -> Vec<Claim> {
@@ -290,10 +318,12 @@ pub(crate) async fn accept(
     store: &Store,
     nodes: &Nodes,
     refused: &RefusedNodes,
-    (now, without_missing): (Duration, bool),
+    (clock, without_missing): (&dyn Clock, bool),
     is_heard: impl Fn(NodeId) -> bool,
 ) -> Result<Accepted, ApiError> {
     let views = &nodes.committer().views;
+    let there = if without_missing { BTreeSet::new() } else { refused.rolled_back_again(clock).await };
+    let now = clock.monotonic();
     let mut rolled_back = refused.rolled_back(now);
     if rolled_back.is_empty() {
         // Accepting helps none of those that were refused for another reason.
@@ -315,7 +345,7 @@ pub(crate) async fn accept(
         return Ok(Accepted { nodes: ids.into_iter().collect(), version: view.metadata.version(), partitions: 0 });
     }
     if !without_missing {
-        check_all_there(&view, |id, fenced| ids.contains(&id) || !fenced && is_heard(id))?;
+        check_all_there(&view, |id, fenced| there.contains(&id) || !fenced && is_heard(id))?;
     }
     let seen = rolled_back.iter().map(|claim| claim.seen.version).max().unwrap_or(0);
     let mut highest = ReplicaEpochs::new();

@@ -229,11 +229,13 @@ impl Membership {
         }
     }
 
-    /// Whether the id of the node may be free in a while: another process has it, or somebody may delete the topics whose
-    /// only copies another directory has. In the process of the controller nobody can do that before this node serves.
+    /// Whether the id or the address of the node may be free in a while: another process has it, or somebody may delete the
+    /// topics whose only copies another directory has. In the process of the controller nobody can do that before this node
+    /// serves.
     fn may_be_free_soon(&self, failure: &ApiError) -> bool {
         let alone = self.config.roles.contains(&NodeRole::Controller);
-        failure.reason() == Reason::NodeIdInUse && !(alone && failure.value("partitions").is_some())
+        matches!(failure.reason(), Reason::NodeIdInUse | Reason::NodeAddressInUse)
+            && !(alone && failure.value("partitions").is_some())
     }
 
     /// Says in the probe what keeps the node from its first registration.

@@ -5,17 +5,19 @@ use std::process::Command;
 
 use walser_proto::v1 as pb;
 
+use crate::faults::until;
 use crate::processes::{Cluster, node_is, one_record, signal};
-use crate::server::{PATIENCE, create, place, program, read_all, record, wait_a_little};
+use crate::server::{PATIENCE, cli_at, create, place, program, read_all, record, wait_a_little};
 
 /// Starts a second node with the id of the first one and a directory of its own, and waits until it says why it is
 /// refused. It goes on waiting for its turn.
-fn refused_second(cluster: &Cluster, data: &Path, why: &str) -> std::process::Child {
+fn refused_second(cluster: &Cluster, data: &Path, settings: &[&str], why: &str) -> std::process::Child {
     let log = data.join("second.log");
     let mut second = Command::new(program("walser-storage-node"));
     second.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     second.args(["--set", &format!("storage.data={}", data.join("second").display())]);
     second.args(["--set", &format!("controller.address={}", cluster.controller_address())]);
+    second.args(settings.iter().flat_map(|setting| ["--set", setting]));
     let mut second = second.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
@@ -38,9 +40,31 @@ async fn a_node_id_that_is_in_service_on_another_directory_is_refused() {
     create(&client, "t", 1, &[]).await;
     let write = || pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() };
     client.producer().produce(write()).await.unwrap();
-    let mut second = refused_second(&cluster, &data, "is in service on another data directory");
+    let mut second = refused_second(&cluster, &data, &[], "is in service on another data directory");
     client.producer().produce(write()).await.unwrap();
     assert_eq!(read_all(&client, "t", 0).await.len(), 2, "the first goes on");
+    second.kill().unwrap();
+    second.wait().unwrap();
+}
+
+/// What is meant for one of them would come to the other, and their followers would break each other's streams.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_address_of_a_node_that_is_in_service_is_refused_to_another_one_until_it_is_free() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    let client = cluster.client();
+    let advertised = format!("storage.advertise={}", cluster.storage_address());
+    let settings = ["storage.node.id=5", &advertised];
+    let mut second = refused_second(&cluster, &data, &settings, "and so does storage node 1, which is in service");
+    let status = cli_at(&cluster.address(), &["status"], b"");
+    let shown = String::from_utf8(status.stdout).unwrap();
+    assert!(shown.contains("a process that is to be storage node 5 was refused"), "{shown}");
+    cluster.kill_storage();
+    let in_service = async || {
+        let nodes = client.cluster().list_nodes(pb::ListNodesRequest::default()).await.unwrap().into_inner().nodes;
+        nodes.iter().any(|node| node.id == 5 && node.state == pb::NodeState::Active as i32)
+    };
+    until(in_service, "node 5 takes the address of one that is gone").await;
     second.kill().unwrap();
     second.wait().unwrap();
 }
@@ -55,7 +79,7 @@ async fn an_empty_directory_does_not_take_the_place_of_the_only_copy() {
     client.producer().produce(pb::ProduceRequest { partition: Some(0), ..one_record() }).await.unwrap();
     cluster.kill_storage();
     node_is(&client, pb::NodeState::Down).await;
-    let mut second = refused_second(&cluster, &data, "the only copy of 3 partitions");
+    let mut second = refused_second(&cluster, &data, &[], "the only copy of 3 partitions");
     second.kill().unwrap();
     second.wait().unwrap();
     cluster.start_storage();

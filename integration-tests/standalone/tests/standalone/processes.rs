@@ -197,6 +197,10 @@ impl Cluster {
         self.gateway.as_ref().unwrap().ready.admin.clone()
     }
 
+    pub(crate) fn storage_address(&self) -> String {
+        self.storage.as_ref().unwrap().ready.grpc.clone()
+    }
+
     pub(crate) fn controller_address(&self) -> String {
         self.controller.as_ref().unwrap().ready.grpc.clone()
     }

@@ -114,7 +114,8 @@ async fn partitions_that_nobody_serves_although_they_have_a_leader_are_named() {
     nodes.signal(silent, "-STOP");
     let text = shows(&address, "PARTITIONS_NOT_SERVED").await;
     nodes.signal(silent, "-CONT");
-    assert!(text.contains("1 of 1 partitions"), "{text}");
+    assert!(text.contains("1 of 1 partitions, for example t/0"), "{text}");
+    assert!(text.contains(&format!("node {silent} did not answer this gateway")), "{text}");
     healthy(&address).await;
 }
 

@@ -160,10 +160,10 @@ impl ClusterService for Controller {
         &self,
         request: Request<pb::AcceptMetadataRestoreRequest>,
     ) -> Answer<pb::AcceptMetadataRestoreResponse> {
-        let (now, without_missing) = (self.clock.monotonic(), request.get_ref().without_missing_nodes);
+        let without_missing = request.get_ref().without_missing_nodes;
         let is_heard = |node| self.sessions.get(node).is_some_and(|session| !session.given);
         let accepted =
-            restore::accept(&self.store, &self.nodes, &self.refused, (now, without_missing), is_heard).await?;
+            restore::accept(&self.store, &self.nodes, &self.refused, (&*self.clock, without_missing), is_heard).await?;
         let Accepted { nodes, version, partitions } = accepted;
         if !nodes.is_empty() {
             let caller = Caller::relayed(&request);

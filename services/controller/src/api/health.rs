@@ -14,6 +14,9 @@ use super::Controller;
 use super::cluster::registered;
 use crate::cluster_view::ClusterView;
 
+/// Processes that are refused and that issues name.
+const STRANGERS_MAX: usize = 20;
+
 impl Controller {
     /// What is wrong with the cluster, as far as the controller knows.
     pub(super) fn health(&self, view: &ClusterView) -> pb::ClusterHealth {
@@ -61,6 +64,10 @@ impl Controller {
             issues.extend(set_aside_issue(node, &stats));
             issues.extend(stats.problems.iter().map(|problem| partition_issue(view, &availability, node, problem)));
         }
+        let down = |node| view.metadata.node(node).is_some_and(|entry| self.is_down(node, entry));
+        let mut strangers = self.refused.all_turned_away(self.clock.monotonic());
+        strangers.retain(|(node, _)| !down(*node));
+        issues.extend(strangers.iter().take(STRANGERS_MAX).map(|(node, why)| stranger_issue(*node, why)));
         issues.extend(view.metadata.topics().filter_map(|topic| unreadable_issue(topic)));
         let lacking = LackingPartitions::of(view);
         issues.extend(lacking.issues(away));
@@ -148,6 +155,13 @@ fn turned_away_issue(node: NodeId, why: &ApiError, down: pb::HealthIssue) -> pb:
     let message = format!("storage node {node} is down: its process was refused: {}", why.message());
     let hint = "nothing was changed in its directory; \"What to do when\" in docs/operations.md says more".to_owned();
     pb::HealthIssue { code: why.reason_name().to_owned(), message, hint, ..down }
+}
+
+/// A process that is not taken, and whose id is that of nobody else, or of a node that is in service.
+fn stranger_issue(node: NodeId, why: &ApiError) -> pb::HealthIssue {
+    let message = format!("a process that is to be storage node {node} was refused: {}", why.message());
+    let hint = "it tries again for a while, and then ends; nothing was changed in its directory".to_owned();
+    issue(why.reason_name(), pb::HealthStatus::Degraded, message, hint, vec![format!("nodes/{node}")])
 }
 
 /// What a node that is gone has said of its disks before, where that may be why.

@@ -152,7 +152,7 @@ impl ControllerService for Controller {
         let heard = |node_epoch| self.heard(node, Session { node_epoch, ..Session::default() });
         let registered = self.nodes.register(node, &registration, &held, (admits, heard)).await;
         let node_epoch = registered.inspect_err(|why| {
-            if matches!(why.reason(), Reason::NodeIdInUse | Reason::DataRollback) {
+            if matches!(why.reason(), Reason::NodeIdInUse | Reason::NodeAddressInUse | Reason::DataRollback) {
                 self.refused.turn_away(node, why.clone(), self.clock.monotonic());
             }
         })?;
@@ -390,7 +390,9 @@ impl Controller {
         self.sessions.offer(offers);
         let removed = beat.removed_topic_ids.iter().filter_map(|id| topic_id(id));
         let may_stop = stopping && self.sessions.may_stop(node, node_epoch);
-        if self.sessions.confirm(node, removed) || entry.liveness.fenced || stopping && !may_stop {
+        // What is next for it depends on what the others have seen by now.
+        let waits = entry.liveness.fenced || stopping && !may_stop || full || failed;
+        if self.sessions.confirm(node, removed) || waits {
             self.bell.ring();
         }
         Ok(pbi::NodeSessionResponse {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
-use walser_model::TopicId;
+use walser_model::{NodeId, TopicId};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
 use walser_proto::v1 as pb;
@@ -34,6 +34,10 @@ const VIEW_DELAY_MAX: Duration = Duration::from_secs(1);
 const OUTDATED_AFTER: Duration = Duration::from_secs(1);
 /// Partitions that one health issue names.
 const OBJECTS_MAX: usize = 20;
+/// Nodes that one hint names.
+const SILENT_NAMED_MAX: usize = 5;
+/// Issues of partitions that have a leader, as far as the controller knows.
+const LED: [&str; 3] = ["PARTITIONS_UNDER_MIN_ISR", "PARTITIONS_UNDER_REPLICATED", "PARTITIONS_RECOVERING"];
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -216,7 +220,10 @@ impl ClusterApi {
         let figures = self.leaders.figures(&topics).await;
         add_lag(health, &figures);
         let mut missing = unserved(&figures, &topics, led);
-        let named: HashSet<&str> = health.issues.iter().flat_map(|issue| &issue.objects).map(String::as_str).collect();
+        // The controller does not know whether their leaders can be reached from here.
+        let unled = |issue: &&pb::HealthIssue| !LED.contains(&&*issue.code);
+        let named = health.issues.iter().filter(unled).flat_map(|issue| &issue.objects);
+        let named: HashSet<&str> = named.map(String::as_str).collect();
         missing.retain(|object, _| !named.contains(object.as_str()));
         if !missing.is_empty() {
             // A leader knows before this gateway that its topic is going away. What is still there counts.
@@ -226,7 +233,7 @@ impl ClusterApi {
             let view = self.metadata.view();
             let topics: Vec<_> = topics.iter().filter_map(|topic| view.topic(*topic).cloned()).collect();
             // Whoever has not answered would be waited for once more.
-            let again = self.leaders.figures_without(&topics, figures.silent).await;
+            let again = self.leaders.figures_without(&topics, figures.silent.clone()).await;
             let still = unserved(&again, &topics, led);
             missing.retain(|object, topic| still.get(object) == Some(topic));
         }
@@ -238,16 +245,32 @@ impl ClusterApi {
         }
         missing.sort_unstable();
         missing.truncate(OBJECTS_MAX);
-        let first = missing.first().map(|object| format!(", for example {object}")).unwrap_or_default();
+        let name = |object: &String| object.replacen("topics/", "", 1).replacen("/partitions/", "/", 1);
+        let first = missing.first().map(|object| format!(", for example {}", name(object))).unwrap_or_default();
         health.issues.push(pb::HealthIssue {
             severity: pb::HealthStatus::Critical.into(),
             code: "PARTITIONS_NOT_SERVED".to_owned(),
             message: format!("not served to clients of this gateway: {count} of {all} partitions{first}"),
-            hint: "if this lasts for more than a few seconds, look at the logs of the storage nodes".to_owned(),
+            hint: unserved_hint(&figures.silent),
             objects: missing,
             start_time: None,
         });
     }
+}
+
+/// What to do about partitions that are not served, where these nodes do not answer.
+fn unserved_hint(silent: &HashSet<NodeId>) -> String {
+    let mut silent: Vec<_> = silent.iter().map(|node| node.0).collect();
+    silent.sort_unstable();
+    let nodes: Vec<_> = silent.iter().take(SILENT_NAMED_MAX).map(|node| format!("node {node}")).collect();
+    if nodes.is_empty() {
+        return "if this lasts for more than a few seconds, look at the logs of the storage nodes".to_owned();
+    }
+    format!(
+        "{} did not answer this gateway: if this lasts for more than a few seconds, look at the address in `walser node \
+         describe`, whether it can be reached from here, and at the log there",
+        nodes.join(", ")
+    )
 }
 
 /// The partitions of some topics that their leaders do not serve, with their topics; those that have none only where no
