@@ -171,6 +171,28 @@ async fn a_cluster_is_started_hurt_and_mended_from_other_terminals() {
     assert_eq!(values(&up.client(), "t", 0).await, ["one", "two", "three"]);
 }
 
+/// What one start has begun, another one waits for: a second process at the same address would take the place of the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn starts_that_overlap_start_no_process_twice() {
+    let (_place, dir) = place();
+    let up = Up::start(&dir);
+    up.act_ok(&["stop", "storage-node", "1"]);
+    up.act_ok(&["stop", "gateway", "2"]);
+    up.act_ok(&["pause", "controller"]);
+    let is_there = async |role, id| {
+        up.act_ok(&["status"]);
+        !find(&dir, role, id)["pid"].is_null()
+    };
+    // It waits for the storage node, and that for the controller.
+    let mut all = up.command(&["start"]).spawn().unwrap();
+    until(async || is_there("storage-node", 1).await, "the first start is on its way").await;
+    let mut gateway = up.command(&["start", "gateway", "2"]).spawn().unwrap();
+    until(async || is_there("gateway", 2).await, "the second start is, too").await;
+    up.act_ok(&["resume", "controller"]);
+    assert!(gateway.wait().unwrap().success() && all.wait().unwrap().success());
+    assert_eq!(find(&dir, "gateway", 2)["state"], "running");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_process_outlives_the_one_that_started_it_and_the_next_start_has_all_data() {
     let (_place, dir) = place();

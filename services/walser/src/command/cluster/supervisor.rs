@@ -164,17 +164,25 @@ impl Supervisor {
                     Ok(false) => pending.push((asked, starting)),
                     Ok(true) => {
                         self.directory.write(&self.processes)?;
-                        if !starting.missing.is_empty() {
-                            let why: Vec<_> = starting.missing.into_iter().map(|(_, why)| why).collect();
-                            asked.answer(Err(format!("{}\n  all others run", why.join("\n")).into()));
-                            continue;
-                        }
-                        asked.answer(Ok(starting.chosen.iter().map(|index| self.processes[*index].clone()).collect()));
+                        asked.answer(self.outcome(starting));
                     }
                     Err(why) => asked.answer(Err(why.into())),
                 }
             }
         }
+    }
+
+    /// What a start has come to.
+    fn outcome(&self, starting: Starting) -> Result<Vec<ClusterProcess>, ControlRefusal> {
+        let Starting { chosen, missing, .. } = starting;
+        let known = |index: &usize| missing.iter().any(|(missing, _)| missing == index);
+        let stopped = chosen.iter().filter(|index| self.children[**index].is_none() && !known(index));
+        let stopped = stopped.map(|index| format!("{} came up and is down again", self.processes[*index].name()));
+        let why: Vec<_> = missing.iter().map(|(_, why)| why.clone()).chain(stopped).collect();
+        if why.is_empty() {
+            return Ok(chosen.iter().map(|index| self.processes[*index].clone()).collect());
+        }
+        Err(format!("{}\n  all others run", why.join("\n")).into())
     }
 
     /// Begins a start, if that is what is asked for.
@@ -210,7 +218,8 @@ impl Supervisor {
             starting.waiting = self.of_role(&starting.chosen, role);
             starting.begun = Instant::now();
             self.leave_out_lost(starting)?;
-            for index in &starting.waiting {
+            // What another start has begun meanwhile is waited for.
+            for index in starting.waiting.iter().filter(|index| self.children[**index].is_none()).collect::<Vec<_>>() {
                 self.spawn(*index).map_err(|error| format!("{}: {error}", self.processes[*index].name()))?;
             }
         }
