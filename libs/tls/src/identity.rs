@@ -38,6 +38,8 @@ pub(crate) struct Leaf {
     pub(crate) identity: Result<Option<PeerIdentity>, TlsError>,
     /// Seconds since the epoch until which it is valid; inclusive.
     pub(crate) not_after: i64,
+    /// Its extended key usage, where it has one, is not that of a server: clients refuse it.
+    pub(crate) not_of_server: bool,
 }
 
 /// Reads what matters here out of a certificate, whose signature somebody else judges.
@@ -54,7 +56,9 @@ pub(crate) fn leaf(certificate: &CertificateDer<'_>) -> Result<Leaf, TlsError> {
         (_, Some(_)) => Err(TlsError::Certificate("it names more than one identity".to_owned())),
         (first, None) => first.map_err(TlsError::Certificate),
     };
-    Ok(Leaf { identity, not_after: parsed.validity().not_after.timestamp() })
+    let usage = parsed.extended_key_usage().map_err(|error| unreadable(error.to_string()))?;
+    let not_of_server = usage.is_some_and(|usage| !usage.value.server_auth && !usage.value.any);
+    Ok(Leaf { identity, not_after: parsed.validity().not_after.timestamp(), not_of_server })
 }
 
 /// Until when the first certificate in a PEM text is valid, in seconds since the epoch; inclusive.

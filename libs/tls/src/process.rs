@@ -256,6 +256,10 @@ impl Kind {
         let material = files.material(&contents)?;
         let own = material.own.end_entity_cert().map_err(|error| TlsError::Certificate(error.to_string()))?;
         let leaf = leaf(own)?;
+        if leaf.not_of_server {
+            let why = "it is not for a server: its extended key usage has no serverAuth, and clients refuse it";
+            return Err(TlsError::Certificate(why.to_owned()));
+        }
         let (client, identity) = match self {
             Self::Cluster => (Some(Arc::new(dialling(&material)?)), leaf.identity?),
             // Whose it is among other systems is no matter here.

@@ -96,6 +96,14 @@ async fn strangers_are_refused_by_both_sides() {
     assert_eq!(dialled.unwrap_err().to_string(), "the other side's certificate has expired");
 }
 
+#[test]
+fn a_certificate_of_a_client_is_none_of_a_server() {
+    let (dir, ours) = (tempfile::tempdir().unwrap(), authority("ours"));
+    let client = write(dir.path(), "client", &ours, &Purpose::Client("me".to_owned()), 0, DAY);
+    let refused = ProcessTls::for_clients(client).unwrap_err().to_string();
+    assert!(refused.contains("serverAuth"), "{refused}");
+}
+
 #[tokio::test]
 async fn new_files_are_taken_and_bad_ones_are_not() {
     let (dir, ours, role) = (tempfile::tempdir().unwrap(), authority("ours"), ServiceRole::Gateway);

@@ -33,8 +33,8 @@ Examples:
   walser up --set tls.cert.file=tls/server.crt --set tls.key.file=tls/server.key
   walser produce hello \"it works\" --tls-ca tls/ca.crt
 
-What is in DIR already is kept: run it again after adding a file that was
-deleted. Keys are readable by their owner only.")]
+What is in DIR already is kept while it is valid: run it again when a file is
+missing or has expired. Keys are readable by their owner only.")]
 pub(crate) struct TlsDevArgs {
     /// Directory for the files; made when missing
     pub(crate) dir: PathBuf,

@@ -46,7 +46,7 @@ impl DevelopmentFiles {
     }
 }
 
-/// Makes what is missing in a directory. Returns the files that were made.
+/// Makes what is missing in a directory, or has expired there. Returns the files that were made.
 ///
 /// # Errors
 /// When the system refuses, a name is none, or an authority's certificate is there without its key.
@@ -85,11 +85,11 @@ impl Directory<'_> {
         let [cert, key] = ["crt", "key"].map(|kind| self.path(name, kind));
         self.anew = false;
         match (read(&cert)?, read(&key)?) {
-            (Some(cert), Some(key)) => {
+            (Some(cert), Some(key)) if !self.has_expired(name)? => {
                 let opened = Authority::open(&Issued { cert, key });
                 opened.map_err(|error| CliError::failed(format!("{}: {error}", self.path(name, "crt").display())))
             }
-            (None, None) => {
+            (Some(_), Some(_)) | (None, None) => {
                 let made = Authority::new(shown, super::now(), valid);
                 let (authority, kept) = made.map_err(|error| CliError::failed(error.to_string()))?;
                 self.write(name, &kept)?;
@@ -101,7 +101,14 @@ impl Directory<'_> {
         }
     }
 
-    /// A certificate of this name, unless it is there.
+    /// Whether the certificate of this name is valid for less than a minute. Of one that is none, others say what is wrong.
+    fn has_expired(&self, name: &str) -> Result<bool, CliError> {
+        let text = read(&self.path(name, "crt"))?;
+        let end = text.and_then(|text| walser_tls::not_after(&text).ok());
+        Ok(end.is_some_and(|end| u64::try_from(end).unwrap_or(0) < super::now() + 60))
+    }
+
+    /// A certificate of this name, unless it is there, and valid.
     fn certificate(
         &mut self,
         authority: &Authority,
@@ -109,7 +116,8 @@ impl Directory<'_> {
         purpose: &Purpose,
         valid: Duration,
     ) -> Result<(), CliError> {
-        if !self.anew && ["crt", "key"].iter().all(|kind| self.path(name, kind).exists()) {
+        let there = ["crt", "key"].iter().all(|kind| self.path(name, kind).exists());
+        if !self.anew && there && !self.has_expired(name)? {
             return Ok(());
         }
         self.write(name, &super::issue(authority, purpose, super::now(), valid)?)
@@ -170,6 +178,25 @@ mod tests {
         assert_eq!(make(dir.path(), "c", &[], DAY).unwrap().len(), 6, "a new authority, and what it has to sign");
         std::fs::remove_file(dir.path().join("internal-ca.key")).unwrap();
         assert!(make(dir.path(), "c", &[], DAY).unwrap_err().what().contains("internal-ca.key"));
+    }
+
+    #[test]
+    fn what_has_expired_is_made_anew_and_an_authority_with_all_that_it_has_signed() {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path(), "c", &[], DAY).unwrap();
+        let end = |name: &str| walser_tls::not_after(&std::fs::read_to_string(dir.path().join(name)).unwrap()).unwrap();
+        let valid = end("server.crt");
+        std::fs::remove_file(dir.path().join("server.crt")).unwrap();
+        make(dir.path(), "c", &[], Duration::ZERO).unwrap();
+        assert!(end("server.crt") < valid);
+        assert_eq!(make(dir.path(), "c", &[], DAY).unwrap().len(), 2, "the certificate and its key");
+        assert!(end("server.crt") >= valid);
+        for kind in ["crt", "key"] {
+            std::fs::remove_file(dir.path().join(format!("internal-ca.{kind}"))).unwrap();
+        }
+        make(dir.path(), "c", &[], Duration::ZERO).unwrap();
+        assert_eq!(make(dir.path(), "c", &[], DAY).unwrap().len(), 10, "the authority and four certificates");
+        assert_eq!(make(dir.path(), "c", &[], DAY).unwrap(), Vec::<PathBuf>::new());
     }
 
     #[test]
