@@ -20,7 +20,7 @@ use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
-use walser_model::Clock;
+use walser_model::{Clock, SystemClock};
 
 use self::collector::Collector;
 use self::metrics_push::MetricsPush;
@@ -213,21 +213,24 @@ impl Telemetry {
         Ok(())
     }
 
-    /// Sends what is buffered, for so long at most each.
+    /// Sends what is buffered, for so long at most.
     pub fn end_within(mut self, limit: Duration) {
         self.end(limit);
     }
 
     fn end(&mut self, limit: Duration) {
-        if let Some(metrics) = self.metrics.take() {
-            metrics.end_within(limit);
-        }
+        let clock = SystemClock::start();
+        let left = || limit.saturating_sub(clock.monotonic());
+        let metrics = self.metrics.take().map(MetricsPush::send_last);
         if let Some(traces) = self.traces.take() {
-            let _ = traces.shutdown_with_timeout(limit);
+            let _ = traces.shutdown_with_timeout(left());
         }
-        // Last: it has what the others could not send.
+        if let Some(sent) = metrics {
+            sent.wait(left());
+        }
+        // Last: it has what is said of the others.
         if let Some(logs) = self.logs.take() {
-            let _ = logs.shutdown_with_timeout(limit);
+            let _ = logs.shutdown_with_timeout(left());
         }
     }
 }

@@ -85,9 +85,9 @@ impl Advice {
         !before.without(&silent).is_empty()
     }
 
-    /// Nodes that cannot write.
-    pub(crate) fn unwritable(&self) -> NodeSet {
-        self.0.lock().unwritable.clone()
+    /// Whether no node has said that it cannot write.
+    pub(crate) fn all_can_write(&self) -> bool {
+        self.0.lock().unwritable.is_empty()
     }
 
     /// Forgets nodes that are not registered any more.

@@ -25,7 +25,7 @@ use walser_rpc::ApiError;
 use crate::cluster_view::ClusterView;
 use crate::committer::{Committed, Extra};
 use crate::config::Config;
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, check_address};
 use crate::restore::RefusedNodes;
 use crate::sessions::Sessions;
 use crate::topics::Topics;
@@ -220,6 +220,10 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             }
             let _turn = self.nodes.turns().next().await?;
             let (view, context) = self.nodes.committer().context()?;
+            if let Err(why) = check_address(node, &view, &entry.registration) {
+                self.refused.turn_away(node, why, now);
+                continue;
+            }
             let partitions = view.metadata.partitions().map(|partition| &partition.record);
             let Some(decision) = control::unfence(&context, node, seen, partitions) else { continue };
             if self.nodes.committer().commit(&view, &decision, Extra::default()).await? != Committed::Again {

@@ -56,7 +56,7 @@ fn check_vacant(node: NodeId, known: &NodeEntry, new: &NodeRegistration) -> Resu
 }
 
 /// Refuses the address of another node that is in service: what is meant for one of them would come to the other.
-fn check_address(node: NodeId, view: &ClusterView, new: &NodeRegistration) -> Result<(), ApiError> {
+pub(crate) fn check_address(node: NodeId, view: &ClusterView, new: &NodeRegistration) -> Result<(), ApiError> {
     let address = &*new.internal_address;
     let has_it = |(other, known): &(NodeId, &Arc<NodeEntry>)| {
         let in_service = known.epoch > 0 && !known.liveness.fenced;

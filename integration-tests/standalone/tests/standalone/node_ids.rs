@@ -59,14 +59,23 @@ async fn the_address_of_a_node_that_is_in_service_is_refused_to_another_one_unti
     let status = cli_at(&cluster.address(), &["status"], b"");
     let shown = String::from_utf8(status.stdout).unwrap();
     assert!(shown.contains("a process that is to be storage node 5 was refused"), "{shown}");
-    cluster.kill_storage();
-    let in_service = async || {
+    let first = cluster.take_storage();
+    signal("-STOP", &first);
+    let in_service = async |id| {
         let nodes = client.cluster().list_nodes(pb::ListNodesRequest::default()).await.unwrap().into_inner().nodes;
-        nodes.iter().any(|node| node.id == 5 && node.state == pb::NodeState::Active as i32)
+        nodes.iter().any(|node| node.id == id && node.state == pb::NodeState::Active as i32)
     };
-    until(in_service, "node 5 takes the address of one that is gone").await;
+    until(async || in_service(5).await, "node 5 takes the address of one that is gone").await;
+    signal("-CONT", &first);
+    let told = async || {
+        let status = cli_at(&cluster.address(), &["status"], b"");
+        String::from_utf8(status.stdout).unwrap().contains("storage node 1 is down: its process was refused")
+    };
+    until(told, "it is not gone, and does not come back beside the other one").await;
     second.kill().unwrap();
     second.wait().unwrap();
+    until(async || in_service(1).await, "it has its address for itself").await;
+    first.kill();
 }
 
 /// Leading partitions without their records would be to lose them without a word.

@@ -3,6 +3,7 @@
 use walser_model::{LeaderEpoch, NodeId};
 
 use super::elect::{elect, lead};
+use super::reconcile::last_but_failed;
 use super::{Decision, DecisionContext, PartitionRecord, Write};
 use crate::{NodeSet, PartitionState};
 
@@ -181,7 +182,12 @@ pub fn admit<'a, P: Clone + 'a>(
         Some(fenced) => vec![fenced],
         None => {
             let of_node = partitions.filter(|(record, _)| record.state.replicas.contains(&node));
-            of_node.filter_map(|(record, integrity)| sweep(context, record, node, integrity)).collect()
+            let swept = |(record, integrity): (&'a PartitionRecord<P>, _)| {
+                let failed = last_but_failed(context, &record.state).filter(|_| integrity == ReplicaIntegrity::Intact);
+                let failed = failed.and_then(|failed| sweep(context, record, failed, ReplicaIntegrity::Unclean));
+                failed.or_else(|| sweep(context, record, node, integrity))
+            };
+            of_node.filter_map(swept).collect()
         }
     }
 }

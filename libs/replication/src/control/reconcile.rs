@@ -38,11 +38,10 @@ pub fn reconcile<P: Clone>(
         .or_else(|| advance_reassignment(context, record, min_isr))
 }
 
-/// The only one in sync that is in service, where its data directory has failed and another one that is fenced is in sync,
-/// too: that one has everything, and its return is waited for.
-fn last_but_failed(context: &DecisionContext, state: &PartitionState) -> Option<NodeId> {
-    let mut alive = state.isr.iter().filter(|node| context.alive(*node));
-    let (last, others) = (alive.next()?, alive.next());
-    let waits = others.is_none() && state.isr.len() > 1 && context.failed.contains(last);
-    waits.then_some(last)
+/// One in sync that is in service, where the data directories of all such have failed, and another one that is fenced is in
+/// sync, too: that one has everything, and its return is waited for.
+pub(super) fn last_but_failed(context: &DecisionContext, state: &PartitionState) -> Option<NodeId> {
+    let alive = || state.isr.iter().filter(|node| context.alive(*node));
+    let waits = alive().count() < state.isr.len() && alive().all(|node| context.failed.contains(node));
+    alive().next().filter(|_| waits)
 }

@@ -9,6 +9,8 @@ use crate::{PartitionState, Rule, Rules};
 
 /// A node that the controller has refused is proposed again after this long: it may be fenced, or about to stop.
 const PROPOSE_AGAIN: Duration = Duration::from_millis(500);
+/// Refusals in a row after which that time doubles no more: 8 s.
+const REFUSALS_MAX: u32 = 4;
 
 /// One follower.
 #[derive(Debug, Clone)]
@@ -37,6 +39,8 @@ pub(super) struct FollowerProgress {
     heard: Duration,
     /// When the controller last refused it as a member of the in-sync set.
     refused: Option<Duration>,
+    /// How often that was since it opened, or joined; counted up to [`REFUSALS_MAX`].
+    refusals: u32,
 }
 
 /// All replicas but the leader.
@@ -59,7 +63,8 @@ impl FollowerProgress {
     /// Whether there is no reason to think that the controller would refuse it: it was never refused, or is heard again
     /// since, and some time has passed.
     pub(super) fn may_be_proposed(&self, now: Duration, rules: Rules) -> bool {
-        let heard = |refused| self.heard > refused && now >= refused.saturating_add(PROPOSE_AGAIN);
+        let again = PROPOSE_AGAIN * 2_u32.pow(self.refusals);
+        let heard = |refused| self.heard > refused && now >= refused.saturating_add(again);
         self.refused.is_none_or(heard) || !rules.hold(Rule::RefusedIsHeardFirst)
     }
 }
@@ -91,6 +96,7 @@ impl Followers {
                     caught_up: now,
                     heard: now,
                     refused: None,
+                    refusals: 0,
                 });
             }
         }
@@ -135,7 +141,7 @@ impl Followers {
         }
         (known.open, known.connected, known.parted) = (open.id, false, false);
         (known.log_end, known.last_epoch) = (open.log_end, open.last_epoch);
-        (known.heard, known.refused) = (now, None);
+        (known.heard, known.refused, known.refusals) = (now, None, 0);
         true
     }
 
@@ -156,6 +162,8 @@ impl Followers {
     /// The controller does not take a node into the in-sync set now.
     pub(super) fn refused(&mut self, node: NodeId, now: Duration) {
         if let Some(known) = self.get_mut(node) {
+            // The first time is the shortest.
+            known.refusals = if known.refused.is_none() { 0 } else { (known.refusals + 1).min(REFUSALS_MAX) };
             known.refused = Some(now);
         }
     }

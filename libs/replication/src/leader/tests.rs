@@ -261,28 +261,6 @@ fn tick(millis: u64) -> Event {
     Event::Tick { now: Duration::from_millis(millis) }
 }
 
-/// A reviewer's find: a follower that had died was proposed for ever, and everything waited for it.
-#[test]
-fn who_was_refused_is_not_proposed_again_before_it_is_heard() {
-    let (mut leader, _) = start(partition(&[1, 2, 3], &[1, 3], 2), Durability::Fsync);
-    step(&mut leader, open(3, 1, 10, 3));
-    assert_eq!(proposed(&step(&mut leader, open(2, 1, 10, 3))), Some(vec![1, 2, 3]));
-    // Node 2 is fenced: it died right after it had opened. Its position must stop to count.
-    step(&mut leader, Event::ProposalOver { ineligible: Some(NodeId(2)) });
-    assert_eq!(proposed(&step(&mut leader, tick(1000))), Some(vec![1, 3]), "so that the other one cannot be written");
-    let installed = Event::Installed { partition: partition(&[1, 2, 3], &[1, 3], 2), partition_epoch: 101 };
-    step(&mut leader, installed);
-    assert!(!leader.maximal_isr().contains(NodeId(2)));
-    assert_eq!(proposed(&step(&mut leader, tick(3000))), None);
-    appended(&mut leader, 11);
-    flushed(&mut leader, 11);
-    step(&mut leader, sent(3, 1, 11));
-    assert_eq!(step(&mut leader, ack(3, 1, 11, 11)), [commit(11)]);
-    // It is heard again: it was only cut off.
-    step(&mut leader, sent(2, 1, 11));
-    assert_eq!(proposed(&step(&mut leader, ack(2, 1, 11, 11))), Some(vec![1, 2, 3]));
-}
-
 #[test]
 fn older_metadata_and_that_of_another_epoch_change_nothing() {
     let (mut leader, _) = start(partition(&[1, 2, 3], &[1, 2], 2), Durability::Fsync);

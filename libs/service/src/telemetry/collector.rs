@@ -12,6 +12,7 @@ use super::InstallError;
 /// Clones share the connection.
 #[derive(Debug, Clone)]
 pub(super) struct Collector {
+    /// Scheme, host and port; a name and password in the URL stay out of logs.
     pub(super) endpoint: String,
     pub(super) channel: Channel,
     pub(super) resource: Resource,
@@ -35,6 +36,12 @@ fn resource(service: &str, instance: Option<String>) -> Resource {
     };
     let own = own.into_iter().chain(instance).filter(|own| !named(own.key.as_str()));
     Resource::builder().with_attributes(own).build()
+}
+
+/// Scheme, host and port of a URL.
+fn shown(url: &http::Uri) -> String {
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{}{port}", url.scheme_str().unwrap_or_default(), url.host().unwrap_or_default())
 }
 
 /// `name=value` pairs with commas between them and values in percent encoding, as the specification of OTLP exporters has
@@ -63,10 +70,11 @@ impl Collector {
         let encrypted = match url.uri().scheme_str() {
             Some("https") => true,
             Some("http") => false,
-            _ => return Err(format!("{endpoint:?} does not begin with http:// or https://").into()),
+            _ => return Err("it does not begin with http:// or https://".into()),
         };
         let url = if encrypted { url.tls_config(ClientTlsConfig::new().with_native_roots())? } else { url };
-        let (endpoint, channel) = (endpoint.to_owned(), url.connect_lazy());
+        let endpoint = shown(url.uri());
+        let channel = url.connect_lazy();
         Ok(Self { endpoint, channel, resource: resource(service, instance) })
     }
 
@@ -80,6 +88,17 @@ impl Collector {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_in_the_endpoint_is_not_shown() {
+        for (given, expected) in [
+            ("http://me:secret@127.0.0.1:4317/v1", "http://127.0.0.1:4317"),
+            ("https://collector", "https://collector"),
+            ("http://[::1]:4317", "http://[::1]:4317"),
+        ] {
+            assert_eq!(shown(&given.parse().unwrap()), expected);
+        }
+    }
 
     #[test]
     fn headers_are_pairs_with_percent_encoding_and_what_is_none_is_left_out() {

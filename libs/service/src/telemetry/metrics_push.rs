@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
@@ -15,17 +14,20 @@ use super::otlp_metrics::{Span, requests};
 use super::reporting::Reception;
 use crate::metrics::Metrics;
 
-/// How long the collector may take for the requests of one time.
-const PUSH_MAX: Duration = Duration::from_secs(10);
+/// How long the collector may take for a request.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
 
 /// The thread that sends; dropping it has it send a last time, and does not wait.
 #[derive(Debug)]
 pub(super) struct MetricsPush {
     /// Closed at the end.
-    stop: Option<Sender<()>>,
-    ended: Receiver<()>,
-    thread: Option<JoinHandle<()>>,
+    stop: Sender<()>,
+    ended: LastPush,
 }
+
+/// What is sent a last time.
+#[derive(Debug)]
+pub(super) struct LastPush(Receiver<()>);
 
 struct Pushing {
     metrics: Metrics,
@@ -75,18 +77,23 @@ impl MetricsPush {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("metrics-push".to_owned()).spawn(work)?;
-        Ok(Self { stop: Some(stop), ended, thread: Some(thread) })
+        std::thread::Builder::new().name("metrics-push".to_owned()).spawn(work)?;
+        Ok(Self { stop, ended: LastPush(ended) })
     }
 
-    /// Sends a last time, for so long at most.
-    pub(super) fn end_within(mut self, limit: Duration) {
-        drop(self.stop.take());
-        if self.ended.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected)
-            && let Some(thread) = self.thread.take()
-        {
-            let _ = thread.join();
-        }
+    /// Has it send a last time.
+    pub(super) fn send_last(self) -> LastPush {
+        drop(self.stop);
+        self.ended
+    }
+}
+
+// === impl LastPush ===
+
+impl LastPush {
+    /// Waits until it is sent, for so long at most.
+    pub(super) fn wait(self, limit: Duration) {
+        let _ = self.0.recv_timeout(limit);
     }
 }
 
@@ -94,18 +101,19 @@ impl MetricsPush {
 
 impl Pushing {
     async fn push(&self) {
-        let outcome = tokio::time::timeout(PUSH_MAX, self.send()).await;
-        let outcome = outcome.unwrap_or_else(|_| Err(Status::deadline_exceeded("the collector does not answer")));
-        self.reception.report(&outcome);
+        self.reception.report(&self.send().await);
     }
 
     async fn send(&self) -> Result<(), Status> {
-        let span = Span { begin: self.begin, end: now(&*self.clock) };
+        let end = now(&*self.clock);
+        // The clock may have been set back.
+        let span = Span { begin: self.begin.min(end), end };
         let mut client = MetricsServiceClient::new(self.collector.channel.clone());
         for request in requests(&self.metrics.families(), &self.resource, span) {
             let mut request = tonic::Request::new(request);
             *request.metadata_mut() = self.collector.headers("METRICS");
-            client.export(request).await?;
+            let answer = tokio::time::timeout(REQUEST_MAX, client.export(request)).await;
+            answer.map_err(|_| Status::deadline_exceeded("the collector does not answer"))??;
         }
         Ok(())
     }

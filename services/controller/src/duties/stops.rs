@@ -29,7 +29,8 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 continue;
             }
             let partitions = || view.metadata.partitions().map(|partition| &partition.record);
-            let seen = self.seen_by_others(&view, &context, node);
+            let mut seen = self.seen_by(&view, &context);
+            seen.remove(&node);
             let seen_by = |other: NodeId| seen.get(&other).copied().unwrap_or(0);
             let drained = partitions().filter_map(|record| control::drain(&context, record, node, seen_by));
             let drained: Vec<_> = drained.collect();
@@ -44,26 +45,29 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
 
     /// Takes nodes that cannot write out of in-sync sets that stay large enough without them.
     pub(super) async fn relieve_unwritable(&self) -> Result<(), ApiError> {
-        for node in self.nodes.committer().advice.unwritable().iter() {
-            let _turn = self.nodes.turns().next().await?;
-            let (view, context) = self.nodes.committer().context()?;
-            let seen = self.seen_by_others(&view, &context, node);
-            let seen_by = |other: NodeId| seen.get(&other).copied().unwrap_or(0);
-            let partitions = view.metadata.partitions().map(|partition| &partition.record);
-            let relieved = partitions.filter_map(|record| control::relieve(&context, record, node, seen_by));
-            let relieved: Vec<_> = relieved.collect();
-            if !relieved.is_empty() {
-                self.nodes.committer().commit_all(&view, relieved, &Extra::default()).await?;
-            }
+        if self.nodes.committer().advice.all_can_write() {
+            return Ok(());
+        }
+        let _turn = self.nodes.turns().next().await?;
+        let (view, context) = self.nodes.committer().context()?;
+        let seen = self.seen_by(&view, &context);
+        let seen_by = |other: NodeId| seen.get(&other).copied().unwrap_or(0);
+        let partitions = view.metadata.partitions().map(|partition| &partition.record);
+        // One of each at a time: who else can be spared then is another question.
+        let relieve =
+            |record| context.unwritable.iter().find_map(|node| control::relieve(&context, record, node, seen_by));
+        let relieved: Vec<_> = partitions.filter_map(relieve).collect();
+        if !relieved.is_empty() {
+            self.nodes.committer().commit_all(&view, relieved, &Extra::default()).await?;
         }
         Ok(())
     }
 
-    /// What every other node in service has seen of the metadata; nothing, where it is silent: whether it is still there is
+    /// What every node in service has seen of the metadata; nothing, where it is silent: whether it is still there is
     /// known once it is heard again, or fenced.
-    fn seen_by_others(&self, view: &ClusterView, context: &DecisionContext, node: NodeId) -> HashMap<NodeId, Revision> {
+    fn seen_by(&self, view: &ClusterView, context: &DecisionContext) -> HashMap<NodeId, Revision> {
         let (now, limit) = (self.clock.monotonic(), self.config.session);
-        let others = view.metadata.nodes().filter(|(other, entry)| *other != node && !entry.liveness.fenced);
+        let others = view.metadata.nodes().filter(|(_, entry)| !entry.liveness.fenced);
         // One that does not obey this metadata never says that it has seen it.
         let others = others.filter(|(other, entry)| !self.refused.refuses(*other, &entry.registration, now));
         let seen = |other, epoch| {

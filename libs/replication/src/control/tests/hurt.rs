@@ -372,6 +372,17 @@ fn where_all_others_are_gone_a_node_whose_directory_has_failed_is_not_the_only_o
         context.nodes.get_mut(&NodeId(1)).unwrap().fenced = false;
         written(reconcile(&context, &record, min_isr).unwrap())
     };
+    // It may register before anybody has looked.
+    let mut context = context();
+    context.failed = ids(&[2]);
+    fenced(&mut context, 1);
+    let mut record = record(&[1, 2], &[1, 2], 1);
+    record.state.leader = Some(NodeId(2));
+    for _ in 0..2 {
+        let decisions = admit(&context, NodeId(1), [(&record, Intact)].into_iter());
+        record.state = written(decisions.into_iter().next().unwrap());
+    }
+    assert_eq!((record.state.isr.is_empty(), record.state.elr.clone()), (true, ids(&[1])), "{record:?}");
     for (leader, min_isr) in [(1, 1), (2, 1), (1, 2), (2, 2)] {
         let state = recovered(leader, min_isr);
         assert_eq!((state.leader, state.isr), (Some(NodeId(1)), ids(&[1])), "led by {leader}, {min_isr} at least");

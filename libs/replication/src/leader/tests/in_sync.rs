@@ -1,4 +1,4 @@
-//! Who leaves the in-sync set.
+//! Who leaves the in-sync set, and who is proposed for it again.
 
 use super::*;
 
@@ -42,4 +42,60 @@ fn who_does_not_catch_up_has_to_leave_and_counts_until_that_is_written() {
     let state = partition(&[1, 2, 3], &[1, 2], 2);
     let installed = step(&mut leader, Event::Installed { partition: state, partition_epoch: 101 });
     assert_eq!(installed, [commit(10)]);
+}
+
+/// A reviewer's find: a follower that had died was proposed for ever, and everything waited for it.
+#[test]
+fn who_was_refused_is_not_proposed_again_before_it_is_heard() {
+    let (mut leader, _) = start(partition(&[1, 2, 3], &[1, 3], 2), Durability::Fsync);
+    step(&mut leader, open(3, 1, 10, 3));
+    assert_eq!(proposed(&step(&mut leader, open(2, 1, 10, 3))), Some(vec![1, 2, 3]));
+    // Node 2 is fenced: it died right after it had opened. Its position must stop to count.
+    step(&mut leader, Event::ProposalOver { ineligible: Some(NodeId(2)) });
+    assert_eq!(proposed(&step(&mut leader, tick(1000))), Some(vec![1, 3]), "so that the other one cannot be written");
+    let installed = Event::Installed { partition: partition(&[1, 2, 3], &[1, 3], 2), partition_epoch: 101 };
+    step(&mut leader, installed);
+    assert!(!leader.maximal_isr().contains(NodeId(2)));
+    assert_eq!(proposed(&step(&mut leader, tick(3000))), None);
+    appended(&mut leader, 11);
+    flushed(&mut leader, 11);
+    step(&mut leader, sent(3, 1, 11));
+    assert_eq!(step(&mut leader, ack(3, 1, 11, 11)), [commit(11)]);
+    // It is heard again: it was only cut off.
+    step(&mut leader, sent(2, 1, 11));
+    assert_eq!(proposed(&step(&mut leader, ack(2, 1, 11, 11))), Some(vec![1, 2, 3]));
+}
+
+/// A node whose disk is full has everything of an idle partition, and would hold up the next record.
+#[test]
+fn who_is_refused_again_and_again_is_proposed_more_and_more_rarely_until_it_opens_again() {
+    let (mut leader, _) = start(partition(&[1, 2, 3], &[1, 3], 2), Durability::Fsync);
+    step(&mut leader, open(3, 1, 10, 3));
+    let opened = proposed(&step(&mut leader, open(2, 1, 10, 3)));
+    assert_eq!(opened, Some(vec![1, 2, 3]));
+    let (mut asked, mut epoch) = (vec![0], 100);
+    step(&mut leader, Event::ProposalOver { ineligible: Some(NodeId(2)) });
+    for millis in (200..=60_000).step_by(200) {
+        let mut actions = step(&mut leader, tick(millis));
+        for node in [2, 3] {
+            step(&mut leader, sent(node, 1, 10));
+            actions.extend(step(&mut leader, ack(node, 1, 10, 10)));
+        }
+        match proposed(&actions).as_deref() {
+            Some([1, 2, 3]) => {
+                asked.push(millis);
+                step(&mut leader, Event::ProposalOver { ineligible: Some(NodeId(2)) });
+            }
+            Some(_) => {
+                epoch += 1;
+                let partition = partition(&[1, 2, 3], &[1, 3], 2);
+                step(&mut leader, Event::Installed { partition, partition_epoch: epoch });
+            }
+            None => {}
+        }
+    }
+    let pauses: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(pauses.is_sorted() && pauses.last().is_some_and(|last| *last >= 8_000), "{pauses:?}");
+    assert!((8..=13).contains(&asked.len()), "{asked:?}");
+    assert_eq!(proposed(&step(&mut leader, open(2, 2, 10, 3))), Some(vec![1, 2, 3]), "it may be another one by now");
 }
