@@ -93,6 +93,8 @@ mod metrics;
 mod node_ids;
 #[path = "standalone/old_data.rs"]
 mod old_data;
+#[path = "standalone/operability.rs"]
+mod operability;
 #[path = "standalone/otlp.rs"]
 mod otlp;
 #[path = "standalone/out_of_reach.rs"]
