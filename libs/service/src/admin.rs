@@ -114,7 +114,7 @@ async fn startup(State(site): State<AdminSite>) -> (StatusCode, &'static str) {
 }
 
 async fn ready(State(site): State<AdminSite>) -> (StatusCode, String) {
-    if site.shutdown.begun() {
+    if site.shutdown.is_asked() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
     }
     let mut lines = site.health.problems.lock().clone();
@@ -160,5 +160,16 @@ mod tests {
         assert_eq!(ready(site()).await, unavailable("starting\n"));
         health.set_problems(vec!["no controller".to_owned()]);
         assert_eq!(ready(site()).await, unavailable("starting\nno controller\n"));
+    }
+
+    #[tokio::test]
+    async fn a_stop_that_is_put_off_is_a_drain_all_the_same() {
+        let (health, shutdown) = (Health::default(), Shutdown::new(Duration::ZERO));
+        health.set_started();
+        assert_eq!(ready(State(site(&health, &shutdown))).await, (StatusCode::OK, "ok\n".to_owned()));
+        shutdown.put_off(Duration::from_secs(3600));
+        shutdown.ask();
+        assert!(!shutdown.begun());
+        assert_eq!(ready(State(site(&health, &shutdown))).await, unavailable("draining\n"));
     }
 }

@@ -1,12 +1,14 @@
-//! What an operator has for finding a fault: logs that are changed while a server runs, and settings.
+//! What an operator has for finding a fault: logs that are changed while a server runs, settings, and the order of a stop.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use walser_proto::v1 as pb;
 
-use crate::faults::get;
-use crate::server::{Server, create, place, record, values};
+use crate::cluster_up::Up;
+use crate::faults::{get, get_from, until};
+use crate::processes::{Cluster, signal};
+use crate::server::{Server, create, place, record, values, write};
 
 /// Asks an admin port as a program on this machine does. Returns the status and the body.
 fn ask(admin: &str, request: &str, headers: &str, body: &str) -> (u16, String) {
@@ -102,4 +104,76 @@ fn settings_and_logs_are_for_callers_on_this_machine() {
     assert!(get(&server, "/readyz").starts_with("HTTP/1.1 200"), "probes are for everybody");
     let open = Server::start_with(&data.with_extension("open"), &["--set", "admin.remote=true"]);
     assert_eq!(ask(&open.admin, "GET /log", "Host: other.example:7463\r\n", ""), (200, "info\n".to_owned()));
+}
+
+/// What a storage node does by itself after its session, and what others may do meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storage_node_that_may_be_fenced_is_not_ready() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    let probe = |cluster: &Cluster| {
+        let admins = cluster.admins();
+        let (_, admin) = admins.iter().find(|(name, _)| *name == "storage node").unwrap();
+        get_from(admin, "/readyz")
+    };
+    until(async || probe(&cluster).starts_with("HTTP/1.1 200"), "the node is ready").await;
+    let address = cluster.controller_address();
+    cluster.kill_controller();
+    let fenced = async || probe(&cluster).starts_with("HTTP/1.1 503") && probe(&cluster).contains("may be fenced");
+    until(fenced, "the node says that it is not heard").await;
+    assert!(get_from(&cluster.gateway_admin(), "/readyz").starts_with("HTTP/1.1 200"), "records flow");
+    cluster.start_controller(&address);
+    until(async || probe(&cluster).starts_with("HTTP/1.1 200"), "the node is ready again").await;
+}
+
+/// Its leads are given to others first, which takes its time; nobody is to be sent there meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storage_node_is_not_ready_from_the_signal_on() {
+    let (_dir, data) = place();
+    // For so long a node may lead without a controller, and waits for one at its stop.
+    let mut cluster = Cluster::start_with(&data, vec!["controller.node.session.ms=60000".to_owned()]);
+    let address = cluster.controller_address();
+    cluster.kill_controller();
+    let storage = cluster.storage_told_to_stop();
+    let draining = async || get_from(&storage.ready.admin, "/readyz").ends_with("\r\n\r\ndraining\n");
+    until(draining, "the node drains, though its stop has not begun").await;
+    cluster.start_controller(&address);
+    storage.ended();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_is_told_to_stop_is_not_ready_and_answers_what_runs() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    let client = cluster.client();
+    create(&client, "t", 1, &[]).await;
+    write(&client, "t", 0, "first").await;
+    let storage = cluster.take_storage();
+    signal("-STOP", &storage);
+    let request = pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() };
+    let running = tokio::spawn(async move { client.producer().produce(request).await });
+    let admin = cluster.gateway_admin();
+    let under_way = |metrics: &str| {
+        let line = metrics.lines().find(|line| line.starts_with("walser_gateway_write_memory_bytes ")).unwrap();
+        !line.ends_with(" 0")
+    };
+    until(async || under_way(&get_from(&admin, "/metrics")), "the write waits for its leader").await;
+    let gateway = cluster.gateway_told_to_stop();
+    until(async || get_from(&admin, "/readyz").ends_with("\r\n\r\ndraining\n"), "the gateway drains").await;
+    signal("-CONT", &storage);
+    running.await.unwrap().expect("what runs is answered");
+    gateway.ended();
+}
+
+/// The controller has to give its groups to another one first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_coordinator_is_not_ready_from_the_signal_on() {
+    let (_place, dir) = place();
+    let up = Up::start_with(&dir, &["--storage-nodes", "1", "--group-coordinators", "1", "--gateways", "1"]);
+    let admin = up.address("group-coordinator", 1, "admin");
+    until(async || get_from(&admin, "/readyz").starts_with("HTTP/1.1 200"), "the coordinator is ready").await;
+    up.act_ok(&["pause", "controller"]);
+    let mut stopping = up.command(&["stop", "group-coordinator", "1"]).spawn().unwrap();
+    until(async || get_from(&admin, "/readyz").ends_with("\r\n\r\ndraining\n"), "the coordinator drains").await;
+    assert!(stopping.wait().unwrap().success(), "it does not wait for ever");
 }
