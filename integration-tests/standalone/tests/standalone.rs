@@ -39,6 +39,8 @@ mod cut_off;
 mod decoded_cost;
 #[path = "standalone/deregistration.rs"]
 mod deregistration;
+#[path = "standalone/doctor.rs"]
+mod doctor;
 #[path = "standalone/elections.rs"]
 mod elections;
 #[path = "standalone/etcd.rs"]

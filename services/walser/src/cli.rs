@@ -16,6 +16,7 @@ use walser_service::ProcessArgs;
 
 use crate::args::{OutputArgs, ServerArgs};
 use crate::command::context::ContextCommand;
+use crate::command::doctor::DoctorArgs;
 use crate::command::metadata::MetadataCommand;
 use crate::command::node::NodeCommand;
 use crate::command::partition::PartitionCommand;
@@ -55,7 +56,7 @@ Examples:
 Exit codes:
   0 done   1 failed   2 bad arguments or input   3 not found
   4 exists already   5 denied   6 not in this state   7 no answer
-  10 not healthy (status)   70 a bug   130 Ctrl-C   143 SIGTERM";
+  10 not healthy (status, doctor)   70 a bug   130 Ctrl-C   143 SIGTERM";
 
 /// A durable, partitioned log you can talk to from any language with gRPC
 #[derive(Debug, Parser)]
@@ -88,6 +89,8 @@ pub(crate) enum Command {
     Group(GroupCommand),
     /// Show the state of the server on one screen
     Status(StatusArgs),
+    /// Look for what keeps clients here or the cluster from working well, and say what to do
+    Doctor(DoctorArgs),
     /// Name servers, and choose the one to talk to
     #[command(subcommand, after_help = "Example:\n  walser context add prod 10.0.0.7:7460 && walser context use prod")]
     Context(ContextCommand),
