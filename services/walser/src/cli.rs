@@ -16,6 +16,7 @@ use walser_service::ProcessArgs;
 
 use crate::args::{OutputArgs, ServerArgs};
 use crate::command::context::ContextCommand;
+use crate::command::debug::DebugCommand;
 use crate::command::doctor::DoctorArgs;
 use crate::command::metadata::MetadataCommand;
 use crate::command::node::NodeCommand;
@@ -91,6 +92,9 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Look for what keeps clients here or the cluster from working well, and say what to do
     Doctor(DoctorArgs),
+    /// Collect what helps to find a fault, and have processes log more
+    #[command(subcommand, after_help = "Example:\n  walser debug bundle walser.tar.gz --admin 127.0.0.1:7463")]
+    Debug(DebugCommand),
     /// Name servers, and choose the one to talk to
     #[command(subcommand, after_help = "Example:\n  walser context add prod 10.0.0.7:7460 && walser context use prod")]
     Context(ContextCommand),

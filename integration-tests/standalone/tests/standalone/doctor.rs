@@ -1,5 +1,7 @@
-//! `walser doctor`, which says what keeps a server or clients from working well.
+//! `walser doctor`, which says what keeps a server or clients from working well, and `walser debug bundle`.
 
+use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -8,7 +10,7 @@ use walser_proto::v1 as pb;
 
 use crate::cluster_up::Up;
 use crate::faults::until;
-use crate::server::{Server, binary, create, place};
+use crate::server::{Server, binary, create, place, write};
 
 /// What the environment of a test may have, and what is told of it.
 const PROXIES: [&str; 7] =
@@ -94,9 +96,25 @@ fn what_is_wrong_with_tls_is_told() {
     assert!(check == "grpc" && text.contains("speaks TLS") && help.contains("--tls-ca"), "{check} {text} {help}");
 }
 
+/// Files of a bundle by name, below its root.
+fn unpacked(path: &Path) -> BTreeMap<String, String> {
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()));
+    let entries = archive.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let mut text = String::new();
+        entry.read_to_string(&mut text).unwrap();
+        (entry.path().unwrap().strip_prefix("walser-debug").unwrap().display().to_string(), text)
+    });
+    entries.collect()
+}
+
+fn bundle(file: &Path, more: &[&str]) -> Output {
+    Command::new(binary()).args(["debug", "bundle"]).arg(file).args(more).output().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_is_examined_with_what_is_wrong_in_it() {
-    let (_place, dir) = place();
+async fn a_cluster_is_examined_and_bundled_with_what_is_wrong_in_it() {
+    let (place, dir) = place();
     let up = Up::start(&dir);
     let client = up.client();
     create(&client, "orders", 2, &[]).await;
@@ -105,6 +123,7 @@ async fn a_cluster_is_examined_with_what_is_wrong_in_it() {
         let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
         client.topics().create_topic(request).await.unwrap();
     }
+    write(&client, "orders", 0, "a-secret-value").await;
     up.act_ok(&["kill", "storage-node", "3"]);
     let told = async || found(&up.server(), &[]).0.iter().any(|finding| finding[2].contains("(NODE_DOWN)"));
     until(told, "the node is told as down").await;
@@ -113,4 +132,44 @@ async fn a_cluster_is_examined_with_what_is_wrong_in_it() {
     for text in ["min.insync.replicas is all replicas: pair", "one replica in a cluster of 3 storage nodes: single"] {
         assert!(checks.iter().any(|[check, state, said, _]| check == "topics" && state == "warning" && said == text));
     }
+
+    let file = place.path().join("walser.tar.gz");
+    let made = bundle(&file, &["--dir", &dir.display().to_string()]);
+    let said = String::from_utf8(made.stderr).unwrap();
+    assert!(made.status.success() && said.contains("storage-node-3: it is down"), "{said}");
+    let files = unpacked(&file);
+    for process in ["controller-1", "storage-node-1", "group-coordinator-2", "gateway-2"] {
+        for part in ["livez.txt", "readyz.txt", "startupz.txt", "metrics.txt", "settings.toml", "recent.log"] {
+            let text = &files[&format!("processes/{process}/{part}")];
+            assert!(!text.is_empty(), "{process} {part}");
+        }
+        assert_eq!(files[&format!("processes/{process}/log-level.txt")], "info\n");
+    }
+    assert!(files["processes/gateway-1/recent.log"].contains("serving"));
+    assert!(files["processes/storage-node-3/end.log"].contains("serving"), "the file says what a dead process said");
+    assert!(files["cluster/partitions.ndjson"].lines().count() >= 4 && files["doctor.json"].contains("NODE_DOWN"));
+    let topics: Value = serde_json::from_str(&files["cluster/topics.json"]).unwrap();
+    assert!(topics["topics"].as_array().unwrap().iter().any(|topic| topic["name"] == "orders"));
+    let manifest: Value = serde_json::from_str(&files["MANIFEST.json"]).unwrap();
+    assert_eq!(manifest["files"].as_array().unwrap().len(), files.len() - 1);
+    assert!(files.values().all(|text| !text.contains("a-secret-value")), "no records are in it");
+    let again = bundle(&file, &["--dir", &dir.display().to_string()]);
+    assert_eq!(again.status.code(), Some(4), "it is never overwritten unasked");
+}
+
+#[test]
+fn a_bundle_is_made_of_what_can_be_had() {
+    let (place, data) = place();
+    let server = Server::start(&data);
+    let file = place.path().join("alone.tar.gz");
+    let made = bundle(&file, &["--server", &server.address, "--admin", &server.admin]);
+    assert!(made.status.success() && made.stderr.is_empty(), "{}", String::from_utf8_lossy(&made.stderr));
+    let address = server.address.clone();
+    server.stop();
+    let made = bundle(&file, &["--server", &address, "--admin", &address, "--force"]);
+    assert!(made.status.success());
+    let files = unpacked(&file);
+    assert_eq!(files.keys().collect::<Vec<_>>(), ["MANIFEST.json", "doctor.json"]);
+    let manifest: Value = serde_json::from_str(&files["MANIFEST.json"]).unwrap();
+    assert_eq!(manifest["missing"].as_array().unwrap().len(), 2, "{manifest}");
 }

@@ -8,7 +8,7 @@ use walser_proto::v1 as pb;
 use crate::cluster_up::Up;
 use crate::faults::{get, get_from, until};
 use crate::processes::{Cluster, signal};
-use crate::server::{Server, create, place, record, values, write};
+use crate::server::{Server, cli_at, create, place, record, values, write};
 
 /// Asks an admin port as a program on this machine does. Returns the status and the body.
 fn ask(admin: &str, request: &str, headers: &str, body: &str) -> (u16, String) {
@@ -104,6 +104,29 @@ fn settings_and_logs_are_for_callers_on_this_machine() {
     assert!(get(&server, "/readyz").starts_with("HTTP/1.1 200"), "probes are for everybody");
     let open = Server::start_with(&data.with_extension("open"), &["--set", "admin.remote=true"]);
     assert_eq!(ask(&open.admin, "GET /log", "Host: other.example:7463\r\n", ""), (200, "info\n".to_owned()));
+}
+
+#[test]
+fn the_command_changes_the_log_level_of_every_process_of_a_cluster() {
+    let (_place, dir) = place();
+    let up = Up::start_with(&dir, &["--storage-nodes", "1", "--group-coordinators", "1", "--gateways", "1"]);
+    let dir = dir.display().to_string();
+    let run = |arguments: &[&str]| cli_at("", &[&["debug", "log-level"], arguments].concat(), b"");
+    let changed = run(&["warn,walser_gateway=debug", "--for", "1h", "--dir", &dir]);
+    let said = String::from_utf8(changed.stdout).unwrap();
+    assert_eq!(changed.status.code(), Some(0), "{}", String::from_utf8_lossy(&changed.stderr));
+    for name in ["controller-1", "storage-node-1", "group-coordinator-1", "gateway-1"] {
+        let begin = format!("{name}  warn,walser_gateway=debug; log.level is info");
+        assert!(said.lines().any(|line| line.starts_with(&begin)), "{name}: {said}");
+    }
+    let gateway = up.address("gateway", 1, "admin");
+    let refused = run(&["loud", "--admin", &gateway]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(2) && said.contains("\"loud\" is not a level"), "{said}");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let missing = run(&["--admin", &closed, "--admin", &gateway]);
+    assert_eq!(missing.status.code(), Some(7));
+    assert!(String::from_utf8_lossy(&missing.stdout).contains("warn,walser_gateway=debug"), "the other one is asked");
 }
 
 /// What a storage node does by itself after its session, and what others may do meanwhile.

@@ -7,7 +7,7 @@ mod clock;
 mod cluster;
 mod local;
 mod reach;
-mod report;
+pub(super) mod report;
 mod topics;
 
 use std::process::ExitCode;
@@ -42,7 +42,7 @@ pub(crate) async fn run(arguments: DoctorArgs) -> Result<ExitCode, CliError> {
 }
 
 /// Looks at everything that can be looked at.
-async fn examine(server: &Server) -> Report {
+pub(super) async fn examine(server: &Server) -> Report {
     let mut report = Report::default();
     local::look(server, &mut report);
     if !reach::look(server, &mut report).await {

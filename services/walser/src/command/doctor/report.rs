@@ -16,7 +16,7 @@ const INDENT: usize = 4;
 
 /// Everything that was looked at.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Report {
+pub(in crate::command) struct Report {
     checks: Vec<Finding>,
     /// The server was not reached: nothing is known of it.
     pub(super) unreachable: bool,
@@ -57,6 +57,11 @@ impl Report {
     /// Something does not work.
     pub(super) fn failed(&mut self, check: &'static str, text: impl Into<String>, help: impl Into<String>) {
         self.checks.push(Finding { check, state: FindingState::Error, text: text.into(), help: Some(help.into()) });
+    }
+
+    /// Whether nothing is known of the server.
+    pub(in crate::command) fn is_unreachable(&self) -> bool {
+        self.unreachable
     }
 
     /// How much has been found.
