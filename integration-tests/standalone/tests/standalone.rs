@@ -39,6 +39,8 @@ mod cut_off;
 mod decoded_cost;
 #[path = "standalone/deregistration.rs"]
 mod deregistration;
+#[path = "standalone/doctor.rs"]
+mod doctor;
 #[path = "standalone/elections.rs"]
 mod elections;
 #[path = "standalone/etcd.rs"]
@@ -93,6 +95,8 @@ mod metrics;
 mod node_ids;
 #[path = "standalone/old_data.rs"]
 mod old_data;
+#[path = "standalone/operability.rs"]
+mod operability;
 #[path = "standalone/otlp.rs"]
 mod otlp;
 #[path = "standalone/out_of_reach.rs"]

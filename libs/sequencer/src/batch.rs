@@ -59,8 +59,9 @@ pub struct Batch<C, B, F> {
     pub(crate) record_count: i32,
     /// A part that was answered is gone.
     pub(crate) parts: Vec<Placed<C>>,
-    /// The content has records of parts that are gone, and may be built again without them.
-    pub(crate) shrunk: bool,
+    /// The content has records of parts that are gone, and is to be built again with these only. Decided when the batch
+    /// shrank: parts that leave later, while it is in flight, stay in it, as its number counts them.
+    kept: Option<Vec<Range<i64>>>,
     pub(crate) state: State,
     pub(crate) attempt: u32,
     /// Given, or assigned when it was last numbered.
@@ -96,7 +97,7 @@ impl<C, B, F> Batch<C, B, F> {
             size: Size::default(),
             record_count: 0,
             parts: Vec::with_capacity(1),
-            shrunk: false,
+            kept: None,
             state: State::Waiting,
             attempt: 0,
             base_sequence,
@@ -130,18 +131,8 @@ impl<C, B, F> Batch<C, B, F> {
     /// Which records of the content the batch still has, in order, when it has fewer than before: the driver builds the
     /// content again with these only.
     pub fn take_kept(&mut self) -> Option<Vec<Range<i64>>> {
-        if !std::mem::take(&mut self.shrunk) {
-            return None;
-        }
-        let mut kept: Vec<Range<i64>> = Vec::with_capacity(self.parts.len());
-        for placed in &mut self.parts {
-            let records = placed.in_content..placed.in_content + i64::from(placed.part.record_count);
-            match kept.last_mut().filter(|last| last.end == records.start) {
-                Some(last) => last.end = records.end,
-                None => kept.push(records),
-            }
-            placed.in_content = placed.first;
-        }
+        let kept = self.kept.take()?;
+        self.parts.iter_mut().for_each(|placed| placed.in_content = placed.first);
         Some(kept)
     }
 
@@ -174,10 +165,73 @@ impl<C, B, F> Batch<C, B, F> {
             count = count.saturating_add(placed.part.record_count);
         }
         self.record_count = count;
-        self.shrunk |= count != before;
+        if count != before {
+            self.kept = Some(self.ranges_in_content());
+        }
+    }
+
+    /// Where the records of the parts are in the content, in order.
+    fn ranges_in_content(&self) -> Vec<Range<i64>> {
+        let mut ranges: Vec<Range<i64>> = Vec::with_capacity(self.parts.len());
+        for placed in &self.parts {
+            let records = placed.in_content..placed.in_content + i64::from(placed.part.record_count);
+            match ranges.last_mut().filter(|last| last.end == records.start) {
+                Some(last) => last.end = records.end,
+                None => ranges.push(records),
+            }
+        }
+        ranges
     }
 
     pub(crate) fn was_sent(&self) -> bool {
         self.state != State::Waiting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(caller: char, record_count: i32) -> Part<char> {
+        Part { record_count, size: Size::default(), deadline: Duration::ZERO, caller }
+    }
+
+    /// What is kept, as begins and ends.
+    fn kept(batch: &mut Batch<char, (), ()>) -> Option<Vec<(i64, i64)>> {
+        Some(batch.take_kept()?.into_iter().map(|range| (range.start, range.end)).collect())
+    }
+
+    /// Some time passes between the decision to send a batch and the sending: its number is given by then.
+    #[test]
+    fn what_is_kept_is_what_was_numbered_also_when_the_last_caller_leaves() {
+        let mut batch: Batch<char, (), ()> = Batch::new(Ticket(1), part('a', 1), None, None);
+        batch.join(part('b', 2));
+        batch.join(part('c', 4));
+        batch.state = State::Refused;
+        batch.parts.retain(|placed| placed.part.caller != 'a');
+        batch.shrink();
+        batch.state = State::InFlight;
+        batch.parts.clear();
+        assert_eq!((kept(&mut batch), batch.record_count()), (Some(vec![(1, 7)]), 6));
+        assert_eq!(batch.take_kept(), None);
+    }
+
+    #[test]
+    fn what_leaves_before_the_batch_is_sent_again_is_left_out_as_well() {
+        let mut batch: Batch<char, (), ()> = Batch::new(Ticket(1), part('a', 1), None, None);
+        batch.join(part('b', 2));
+        batch.join(part('c', 4));
+        batch.state = State::Refused;
+        for caller in ['a', 'b'] {
+            batch.parts.retain(|placed| placed.part.caller != caller);
+            batch.shrink();
+        }
+        assert_eq!((kept(&mut batch), batch.record_count()), (Some(vec![(3, 7)]), 4));
+        // From then on places are those in the new content.
+        batch.parts.push(Placed { first: 4, in_content: 4, part: part('d', 1) });
+        batch.record_count = 5;
+        batch.parts.remove(0);
+        batch.shrink();
+        assert_eq!((kept(&mut batch), batch.record_count()), (Some(vec![(4, 5)]), 1));
     }
 }

@@ -1,4 +1,6 @@
-//! The admin port: probes and metrics in plain HTTP, apart from the public port.
+//! The admin port: probes and metrics in plain HTTP, apart from the public port, and what only callers on this machine get.
+
+mod local;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,9 +15,20 @@ use axum::routing::get;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
+use self::local::AdminConnection;
 use crate::metrics::Metrics;
+use crate::settings::{Key, Kind, Settings};
 use crate::shutdown::Shutdown;
+use crate::telemetry::LogControl;
 use crate::vital;
+
+/// Whether other machines get what is for this one.
+pub(crate) const REMOTE: Key = Key {
+    name: "admin.remote",
+    kind: Kind::Bool,
+    default: "false",
+    doc: "Let callers from other machines, too, read settings and recent log lines at the admin port, and change the log level.",
+};
 
 /// What the probes answer. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -61,6 +74,8 @@ pub struct AdminSite {
     pub shutdown: Shutdown,
     /// The gRPC port of the process.
     pub grpc: SocketAddr,
+    pub settings: Settings,
+    pub log: LogControl,
 }
 
 /// Serves the port until the stop is over. Returns the bound address.
@@ -81,11 +96,13 @@ pub async fn serve(address: SocketAddr, site: AdminSite) -> std::io::Result<Sock
         .route("/startupz", get(startup))
         .route("/readyz", get(ready))
         .route("/metrics", get(async |State(site): State<AdminSite>| site.metrics.text()))
+        .merge(local::routes(&site))
         .layer(map_response(name_grpc))
         .with_state(site);
     // The handle is dropped: the port answers until the process ends, and nothing waits for it.
     let _serving = vital::task("admin port", &stop, async move {
-        if let Err(error) = axum::serve(listener, routes).await {
+        if let Err(error) = axum::serve(listener, routes.into_make_service_with_connect_info::<AdminConnection>()).await
+        {
             tracing::error!(%error, "admin port stopped");
         }
     });
@@ -97,7 +114,7 @@ async fn startup(State(site): State<AdminSite>) -> (StatusCode, &'static str) {
 }
 
 async fn ready(State(site): State<AdminSite>) -> (StatusCode, String) {
-    if site.shutdown.begun() {
+    if site.shutdown.is_asked() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
     }
     let mut lines = site.health.problems.lock().clone();
@@ -119,16 +136,40 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::telemetry::log_tests;
+
+    fn unavailable(text: &str) -> (StatusCode, String) {
+        (StatusCode::SERVICE_UNAVAILABLE, text.to_owned())
+    }
+
+    fn site(health: &Health, shutdown: &Shutdown) -> AdminSite {
+        AdminSite {
+            health: health.clone(),
+            metrics: Metrics::default(),
+            shutdown: shutdown.clone(),
+            grpc: SocketAddr::from(([127, 0, 0, 1], 1)),
+            settings: Settings::load(&[&[REMOTE]], None, |_| None, &[]).unwrap(),
+            log: log_tests::control("info").0,
+        }
+    }
 
     #[tokio::test]
     async fn a_start_that_waits_says_for_what() {
         let (health, shutdown) = (Health::default(), Shutdown::new(Duration::ZERO));
-        let grpc = SocketAddr::from(([127, 0, 0, 1], 1));
-        let site =
-            || AdminSite { health: health.clone(), metrics: Metrics::default(), shutdown: shutdown.clone(), grpc };
-        let unavailable = |text: &str| (StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
-        assert_eq!(ready(State(site())).await, unavailable("starting\n"));
+        let site = || State(site(&health, &shutdown));
+        assert_eq!(ready(site()).await, unavailable("starting\n"));
         health.set_problems(vec!["no controller".to_owned()]);
-        assert_eq!(ready(State(site())).await, unavailable("starting\nno controller\n"));
+        assert_eq!(ready(site()).await, unavailable("starting\nno controller\n"));
+    }
+
+    #[tokio::test]
+    async fn a_stop_that_is_put_off_is_a_drain_all_the_same() {
+        let (health, shutdown) = (Health::default(), Shutdown::new(Duration::ZERO));
+        health.set_started();
+        assert_eq!(ready(State(site(&health, &shutdown))).await, (StatusCode::OK, "ok\n".to_owned()));
+        shutdown.put_off(Duration::from_secs(3600));
+        shutdown.ask();
+        assert!(!shutdown.begun());
+        assert_eq!(ready(State(site(&health, &shutdown))).await, unavailable("draining\n"));
     }
 }

@@ -56,6 +56,7 @@ pub const KEYS: &[Key] = &[
         default: "127.0.0.1:7463",
         doc: "Address of the admin port: probes and metrics (`--admin`).",
     },
+    admin::REMOTE,
     Key {
         name: "dial.from",
         kind: Kind::Text,
@@ -262,8 +263,8 @@ impl Process {
     ) -> Result<Self, ProcessError> {
         // What traces call it.
         let service = role.map_or_else(|| "walser".to_owned(), |role| format!("walser-{}", role.name()));
-        let mut telemetry =
-            telemetry::install(&settings, &service).map_err(|error| ProcessError::Telemetry(error.to_string()))?;
+        let installed = telemetry::install(&settings, &service);
+        let (mut telemetry, log) = installed.map_err(|error| ProcessError::Telemetry(error.to_string()))?;
         let shutdown = Shutdown::new(settings.duration("shutdown.grace.ms"));
         signals(shutdown.clone())?;
         let (health, metrics) = (Health::default(), Metrics::of_process());
@@ -291,8 +292,14 @@ impl Process {
         if !arguments.insecure && !arguments.insecure_admin && !admin.ip().is_loopback() {
             return Err(ProcessError::AdminExposed(admin));
         }
-        let served =
-            AdminSite { health: health.clone(), metrics: metrics.clone(), shutdown: shutdown.clone(), grpc: address };
+        let served = AdminSite {
+            health: health.clone(),
+            metrics: metrics.clone(),
+            shutdown: shutdown.clone(),
+            grpc: address,
+            settings: settings.clone(),
+            log,
+        };
         let bound = admin::serve(admin, served).await;
         let admin = bound.map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrInUse => ProcessError::AdminInUse(admin),

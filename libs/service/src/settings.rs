@@ -85,9 +85,19 @@ pub enum SettingsError {
 /// Checked values of all keys.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    values: BTreeMap<&'static str, String>,
+    values: BTreeMap<&'static str, Value>,
     keys: Vec<&'static Key>,
 }
+
+#[derive(Debug, Clone)]
+struct Value {
+    text: String,
+    /// Where it was given.
+    from: &'static str,
+}
+
+/// Where a value is from that nobody gave.
+const DEFAULT: &str = "default";
 
 /// Levels of log lines, from none to all.
 const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -124,7 +134,7 @@ impl Key {
                 .map_err(|_| format!("\"{text}\" is not an address such as 127.0.0.1:7460")),
             Kind::Word(words) if words.contains(&text) => Ok(()),
             Kind::Word(words) => Err(format!("\"{text}\" is none of {}", words.join(", "))),
-            Kind::LogFilter => text.split(',').try_for_each(check_log_directive),
+            Kind::LogFilter => check_log_filter(text),
             Kind::Text => Ok(()),
         }
     }
@@ -148,7 +158,8 @@ impl Settings {
         pairs: &[String],
     ) -> Result<Self, SettingsError> {
         let keys: Vec<&'static Key> = keys.iter().copied().flatten().collect();
-        let values = keys.iter().map(|key| (key.name, key.default.to_owned())).collect();
+        let default = |key: &&'static Key| (key.name, Value { text: key.default.to_owned(), from: DEFAULT });
+        let values = keys.iter().map(default).collect();
         let mut settings = Self { values, keys };
         if let Some(path) = file {
             for (key, value) in read_file(path)? {
@@ -177,7 +188,7 @@ impl Settings {
             return Err(SettingsError::Unknown { key: name.to_owned(), from, did_you_mean });
         };
         key.check(value).map_err(|problem| SettingsError::Value { key: key.name, from, problem })?;
-        self.values.insert(key.name, value.to_owned());
+        self.values.insert(key.name, Value { text: value.to_owned(), from });
         Ok(())
     }
 
@@ -186,7 +197,18 @@ impl Settings {
     /// # Panics
     /// When the key is not in the tables that were loaded: a service asked for what it did not declare.
     pub fn text(&self, name: &str) -> &str {
-        self.values.get(name).unwrap_or_else(|| panic!("setting {name} is not declared"))
+        &self.values.get(name).unwrap_or_else(|| panic!("setting {name} is not declared")).text
+    }
+
+    /// All settings as a config file, with where each is from; those that nobody gave are comments. Secrets are not in it:
+    /// settings name the files that have them, and what stands before the `@` of a URL is left out.
+    pub fn listing(&self) -> String {
+        let mut out = String::new();
+        for (name, Value { text, from }) in &self.values {
+            let (off, value) = (if *from == DEFAULT { "# " } else { "" }, toml::Value::String(without_user(text)));
+            let _ = writeln!(out, "{off}{name} = {value} # {from}");
+        }
+        out
     }
 
     /// A yes or no.
@@ -235,6 +257,25 @@ impl Settings {
         }
         out
     }
+}
+
+/// A text with URLs in it, without the users and passwords in them, also those that should be escaped and are not.
+fn without_user(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let shown = part.rfind('@').map_or_else(|| part.to_owned(), |at| format!("***{}", &part[at..]));
+        out = format!("{out}://{shown}");
+    }
+    out
+}
+
+/// Checks a filter for log lines.
+///
+/// # Errors
+/// What is wrong with it, and what is allowed.
+pub(crate) fn check_log_filter(text: &str) -> Result<(), String> {
+    text.split(',').try_for_each(check_log_directive)
 }
 
 /// Checks one part of a filter: the library that applies it takes every word that is no level for the name of a module.
@@ -340,6 +381,35 @@ mod tests {
 
     fn check_log(text: &str) -> Result<(), String> {
         Key { name: "log.level", kind: Kind::LogFilter, default: "info", doc: "" }.check(text)
+    }
+
+    #[test]
+    fn the_listing_is_a_config_file_without_secrets() {
+        static URLS: &[Key] = &[Key { name: "otel.endpoint", kind: Kind::Text, default: "", doc: "A URL." }];
+        let pairs = ["otel.endpoint=http://me:s3@cr\"et@h:1/path".to_owned(), "storage.shards=2".to_owned()];
+        let settings = Settings::load(&[KEYS, URLS], None, |_| None, &pairs).unwrap();
+        let listing = settings.listing();
+        assert!(!listing.contains("s3") && !listing.contains("cr\"et"), "{listing}");
+        for line in ["# cache.bytes = \"64MiB\" # default", "storage.shards = \"2\" # --set"] {
+            assert!(listing.lines().any(|found| found == line), "{line}: {listing}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("walser.toml");
+        std::fs::write(&path, listing).unwrap();
+        let again = Settings::load(&[KEYS, URLS], Some(&path), |_| None, &[]).unwrap();
+        assert_eq!((again.text("otel.endpoint"), again.text("storage.shards")), ("http://***@h:1/path", "2"));
+    }
+
+    #[test]
+    fn users_are_left_out_of_every_url() {
+        for (text, shown) in [
+            ("http://a:1,https://u:p@b:2/x", "http://a:1,https://***@b:2/x"),
+            ("./data@home", "./data@home"),
+            ("http://me:p/w,d@h", "http://***@h"),
+            ("u@x://y", "u@x://y"),
+        ] {
+            assert_eq!(without_user(text), shown);
+        }
     }
 
     #[test]

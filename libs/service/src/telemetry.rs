@@ -1,8 +1,10 @@
 //! Logs to stderr; traces, and where settings say so metrics and logs, to an OpenTelemetry collector.
 
 mod collector;
+mod log_control;
 mod metrics_push;
 mod otlp_metrics;
+mod recent_lines;
 mod reporting;
 mod spans;
 
@@ -19,11 +21,16 @@ use tracing::Level;
 use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _};
+use tracing_subscriber::{EnvFilter, Layer as _, reload};
 use walser_model::{Clock, SystemClock};
 
 use self::collector::Collector;
+pub(crate) use self::log_control::FILTER_BYTES_MAX;
+#[cfg(test)]
+pub(crate) use self::log_control::tests as log_tests;
+pub use self::log_control::{LogControl, LogFilterError};
 use self::metrics_push::MetricsPush;
+use self::recent_lines::{LogWriter, RecentLines};
 use self::reporting::{Reception, ReportingExporter};
 pub use self::spans::{
     BATCH_LINKS_MAX, BatchSpan, TRACEPARENT, batch_span, call_span, carry, command_span, is_context, is_sampled,
@@ -103,21 +110,25 @@ const SPANS: &str = "walser";
 /// What goes wrong when logs and traces are installed.
 type InstallError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Installs logs and traces for this process, which traces name `service`. Needs a runtime.
+/// Installs logs and traces for this process, which traces name `service`. Returns also what changes the log later. Needs a
+/// runtime.
 ///
 /// # Errors
 /// When the filter or the endpoint makes no sense, or a subscriber is installed already.
-pub fn install(settings: &Settings, service: &str) -> Result<Telemetry, InstallError> {
-    let filter = EnvFilter::try_new(with_level(settings.text("log.level")))?;
+pub fn install(settings: &Settings, service: &str) -> Result<(Telemetry, LogControl), InstallError> {
+    let configured = settings.text("log.level");
+    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(with_level(configured))?);
     let terminal = std::io::stderr().is_terminal();
     let json = match settings.text("log.format") {
         "json" => true,
         "pretty" => false,
         _ => !terminal,
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(true);
     // Colours are for terminals only, whatever the form.
-    let lines = lines.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()));
+    let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let recent = RecentLines::default();
+    let writer = LogWriter { recent: recent.clone(), with_escapes: colours };
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_target(true).with_ansi(colours);
     let lines = if json { lines.json().boxed() } else { lines.compact().boxed() };
     let endpoint = settings.text("otel.endpoint");
     let mut telemetry = Telemetry::default();
@@ -131,7 +142,7 @@ pub fn install(settings: &Settings, service: &str) -> Result<Telemetry, InstallE
     let sent =
         telemetry.logs.as_ref().map(|provider| OpenTelemetryTracingBridge::new(provider).with_filter(no_export()));
     tracing_subscriber::registry().with(lines.and_then(sent).with_filter(filter)).with(traces).try_init()?;
-    Ok(telemetry)
+    Ok((telemetry, LogControl::new(configured, handle, recent)))
 }
 
 /// Tells processes of one service apart: storage nodes have the same name.

@@ -125,7 +125,10 @@ impl ClientTls {
     }
 
     /// Agrees on keys with a server that has been dialled by this name, with what the files have now.
-    pub(crate) async fn connect(&self, stream: TcpStream, host: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    ///
+    /// # Errors
+    /// What the system says, and in words why there is no agreement.
+    pub async fn connect(&self, stream: TcpStream, host: &str) -> std::io::Result<TlsStream<TcpStream>> {
         if self.shared.files.ca.is_some() || self.shared.files.own.is_some() {
             let tls = self.clone();
             tokio::task::spawn_blocking(move || tls.refresh()).await?;

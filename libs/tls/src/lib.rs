@@ -21,6 +21,7 @@ mod files;
 mod handshake;
 mod identity;
 mod process;
+mod shown;
 mod trouble;
 
 pub use authority::{Authority, Issued, Purpose};
@@ -29,6 +30,7 @@ pub use connector::Connector;
 pub use files::{TlsError, TlsFiles};
 pub use identity::{PeerIdentity, ServiceRole, not_after};
 pub use process::{Accepted, ProcessTls};
+pub use shown::ShownCertificate;
 pub use tokio_rustls::TlsStream;
 pub use trouble::{HandshakeError, SPOKEN_TO_WITHOUT, in_words, nothing_begun};
 

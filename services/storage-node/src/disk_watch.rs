@@ -23,14 +23,20 @@ const MARKS_SYNC: Duration = Duration::from_secs(5);
 /// Partitions out of service that the probe names.
 const NAMED_MAX: usize = 20;
 
+/// What the probe of a node says that may be fenced.
+const UNHEARD: &str = "no controller has answered this node for as long as its session lasts: it may be fenced, and others \
+                       may lead what it led";
+
 /// Shows the state of the node in its probe. Only what concerns the node as a whole keeps it from being ready: a
 /// partition that is out of service, or a full disk, leaves everything else to be served.
-pub(crate) fn show(health: &Health, Membership { registry, engine, settling, view, .. }: &Membership) {
+pub(crate) fn show(health: &Health, membership: &Membership) {
+    let Membership { registry, engine, settling, view, .. } = membership;
     let refused = registry.writes_refused().map(|failure| format!("{}: {failure}", failure.reason_name()));
     let path = engine.directory.path().display();
     let unusable = engine.problem().map(|problem| format!("data directory {path}: {problem}"));
     let settling = settling.problem(&view.load());
-    health.set_problems(refused.into_iter().chain(unusable).chain(settling).collect());
+    let unheard = membership.is_unheard().then(|| UNHEARD.to_owned());
+    health.set_problems(refused.into_iter().chain(unusable).chain(unheard).chain(settling).collect());
     let full =
         engine.space.full().then(|| "disk full: records are refused, reading and deleting still work".to_owned());
     let problems = registry.problems();

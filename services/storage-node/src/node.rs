@@ -245,6 +245,13 @@ impl Membership {
         }
     }
 
+    /// Whether the controller may have fenced this node: it has answered nothing for a session. In the process of the
+    /// controller nobody else can lead.
+    pub(crate) fn is_unheard(&self) -> bool {
+        let alone = self.config.roles.contains(&NodeRole::Controller);
+        !alone && self.node_epoch.load(Ordering::Acquire) != 0 && !self.registry.contact.with_controller()
+    }
+
     /// Id of the data directory: the one that it has, or is given when it is bound.
     fn directory_id(&self) -> [u8; 16] {
         self.engine.directory.identity().map_or(self.new_directory, |identity| identity.directory)

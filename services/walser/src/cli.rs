@@ -16,6 +16,8 @@ use walser_service::ProcessArgs;
 
 use crate::args::{OutputArgs, ServerArgs};
 use crate::command::context::ContextCommand;
+use crate::command::debug::DebugCommand;
+use crate::command::doctor::DoctorArgs;
 use crate::command::metadata::MetadataCommand;
 use crate::command::node::NodeCommand;
 use crate::command::partition::PartitionCommand;
@@ -55,7 +57,7 @@ Examples:
 Exit codes:
   0 done   1 failed   2 bad arguments or input   3 not found
   4 exists already   5 denied   6 not in this state   7 no answer
-  10 not healthy (status)   70 a bug   130 Ctrl-C   143 SIGTERM";
+  10 not healthy (status, doctor)   70 a bug   130 Ctrl-C   143 SIGTERM";
 
 /// A durable, partitioned log you can talk to from any language with gRPC
 #[derive(Debug, Parser)]
@@ -88,6 +90,11 @@ pub(crate) enum Command {
     Group(GroupCommand),
     /// Show the state of the server on one screen
     Status(StatusArgs),
+    /// Look for what keeps clients here or the cluster from working well, and say what to do
+    Doctor(DoctorArgs),
+    /// Collect what helps to find a fault, and have processes log more
+    #[command(subcommand, after_help = "Example:\n  walser debug bundle walser.tar.gz --admin 127.0.0.1:7463")]
+    Debug(DebugCommand),
     /// Name servers, and choose the one to talk to
     #[command(subcommand, after_help = "Example:\n  walser context add prod 10.0.0.7:7460 && walser context use prod")]
     Context(ContextCommand),

@@ -6,7 +6,9 @@ pub(crate) mod completion;
 mod confirm;
 pub(crate) mod consume;
 pub(crate) mod context;
+pub(crate) mod debug;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod group;
 pub(crate) mod log;
 pub(crate) mod metadata;
@@ -68,6 +70,8 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Topic(command) => Box::pin(topic::run(command)).await,
         Command::Group(command) => Box::pin(group::run(command)).await,
         Command::Status(arguments) => Box::pin(status::run(arguments)).await,
+        Command::Doctor(arguments) => Box::pin(doctor::run(arguments)).await,
+        Command::Debug(command) => Box::pin(debug::run(command)).await,
         Command::Demo(arguments) => Box::pin(demo::run(arguments)).await,
         Command::Bench(command) => Box::pin(bench::run(command)).await,
         Command::Node(command) => node::run(command).await,

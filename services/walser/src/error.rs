@@ -111,6 +111,11 @@ impl CliError {
         &self.what
     }
 
+    /// What to do, where that is known.
+    pub(crate) fn help(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+
     /// Whether what was asked for may have been done all the same.
     pub(crate) fn is_in_doubt(&self) -> bool {
         self.in_doubt
@@ -222,7 +227,7 @@ pub(crate) fn did_you_mean<'a>(name: &str, names: impl IntoIterator<Item = &'a s
 }
 
 /// What to do about trouble with TLS.
-fn tls_help(words: &str) -> &'static str {
+pub(crate) fn tls_help(words: &str) -> &'static str {
     let known = [
         (
             "was spoken to without",
@@ -233,6 +238,7 @@ fn tls_help(words: &str) -> &'static str {
         ("for other names", "name the server as its certificate does, or say --tls-server-name NAME"),
         ("and none was shown", "show one that the server's authority has signed with --tls-cert FILE --tls-key FILE"),
         ("does not believe our", "show one that the server's authority has signed with --tls-cert FILE --tls-key FILE"),
+        ("took too long", "the process there hangs or is stopped: look at it and at its log"),
         ("expired", "it has to be renewed in its file; servers and clients take the new one without a restart"),
     ];
     let found = known.into_iter().find(|(sign, _)| words.contains(sign));

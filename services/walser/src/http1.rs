@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 /// How long a port that is no gRPC server is looked at.
 const LOOK_MAX: Duration = Duration::from_secs(1);
 /// The header in which the admin port says where the gRPC port is.
-const GRPC_ADDRESS: &str = "walser-grpc-address";
+pub(crate) const GRPC_ADDRESS: &str = "walser-grpc-address";
 
 /// What begins the answer of a port of ours that speaks TLS to somebody who does not.
 const TLS: &str = "this port speaks TLS";

@@ -1,5 +1,6 @@
 //! One program: the whole server in one process (`walser up`), and the command line for any server.
 
+mod admin_port;
 mod args;
 mod candidates;
 mod cli;

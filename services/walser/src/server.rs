@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use walser_client::{ApiError, Client, Reason};
 use walser_proto::v1 as pb;
 use walser_service::telemetry;
+use walser_tls::ClientTls;
 
 use crate::args::ServerArgs;
 use crate::context::Contexts;
 use crate::error::CliError;
-use crate::tls_args::TlsArgs;
+use crate::tls_args::{self, TlsArgs};
 
 /// Where a server is that nobody names.
 const ADDRESS_DEFAULT: &str = "127.0.0.1:7460";
@@ -21,6 +22,8 @@ pub(crate) struct Server {
     pub(crate) address: String,
     /// The context that names it, if one does.
     pub(crate) context: Option<String>,
+    /// `None`: connections are plain.
+    pub(crate) tls: Option<ClientTls>,
 }
 
 // === impl Server ===
@@ -33,12 +36,13 @@ impl Server {
             let error = CliError::usage(format!("server address \"{address}\" begins with {scheme}://"));
             return Err(error.with_help(format!("write it as HOST:PORT: {}", rest.trim_end_matches('/'))));
         }
-        let client = tls.client(&address)?;
+        let tls = tls.load()?;
+        let client = tls_args::client(&address, tls.clone())?;
         let client = match telemetry::sampled_here() {
             Some(traceparent) => client.in_trace(&traceparent),
             None => client,
         };
-        Ok(Self { client, address, context })
+        Ok(Self { client, address, context, tls })
     }
 
     /// The answer, or the error as people see it.

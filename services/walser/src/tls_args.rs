@@ -35,6 +35,17 @@ pub(crate) struct TlsArgs {
     pub(crate) tls_server_name: Option<String>,
 }
 
+/// A client of a server. Nothing is connected yet.
+///
+/// # Errors
+/// When the address cannot be one.
+pub(crate) fn client(address: &str, tls: Option<ClientTls>) -> Result<Client, CliError> {
+    Ok(match tls {
+        Some(tls) => Client::with_tls(address, tls)?,
+        None => Client::new(address)?,
+    })
+}
+
 // === impl TlsArgs ===
 
 impl TlsArgs {
@@ -100,10 +111,7 @@ impl TlsArgs {
     /// # Errors
     /// As for [`Self::load`], and when the address cannot be one.
     pub(crate) fn client(&self, address: &str) -> Result<Client, CliError> {
-        Ok(match self.load()? {
-            Some(tls) => Client::with_tls(address, tls)?,
-            None => Client::new(address)?,
-        })
+        client(address, self.load()?)
     }
 
     /// Reads what is named. `None`: TLS is not used.

@@ -257,3 +257,11 @@ async fn status_is_watched_until_ctrl_c() {
     let once = String::from_utf8(server.cli_ok(&["status"])).unwrap();
     assert!(once.contains("· up ") && once.lines().all(|line| line.chars().count() <= 80), "{once}");
 }
+
+#[test]
+fn an_examination_has_signs_and_colours_on_a_terminal() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let (shown, _) = Terminal::run(&server, &["doctor"], 80, On::All).end();
+    assert!(shown.contains("\u{1b}[1m\u{1b}[32m\u{2714}\u{1b}[0m the server answers calls"), "{shown:?}");
+}

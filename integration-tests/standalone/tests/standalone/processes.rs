@@ -177,6 +177,13 @@ impl Cluster {
         storage
     }
 
+    /// Sends the gateway SIGTERM, and does not wait.
+    pub(crate) fn gateway_told_to_stop(&mut self) -> Service {
+        let gateway = self.gateway.take().unwrap();
+        signal("-TERM", &gateway);
+        gateway
+    }
+
     /// Leaves the storage node to the caller.
     pub(crate) fn take_storage(&mut self) -> Service {
         self.storage.take().unwrap()

@@ -21,18 +21,20 @@ mod supervisor;
 mod upgrade;
 
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
 
 use crate::args::Form;
 use crate::cli::{ClusterCommand, ClusterProcessArgs, ClusterStatusArgs, ClusterUpArgs, ServiceCommandArgs};
-use crate::error::CliError;
+use crate::error::{CliError, NOT_FOUND};
 use crate::output;
 use crate::signal::Interrupts;
 
 use control::{ControlAction, ControlRequest};
-use layout::{ClusterDirectory, ClusterProcess};
+use layout::ClusterDirectory;
+pub(super) use layout::{ClusterFile, ClusterProcess, ClusterProcessState};
 use metastore::ClusterMetastore;
 use supervisor::Supervisor;
 
@@ -54,6 +56,20 @@ pub(crate) fn run(command: ClusterCommand) -> Result<ExitCode, CliError> {
             ClusterCommand::Become(arguments) => become_program(&arguments),
         }
     })
+}
+
+/// What `cluster.json` in the directory of a cluster says.
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub(super) fn cluster_file(directory: &Path) -> Result<ClusterFile, CliError> {
+    let file = directory.join("cluster.json");
+    let failed = |error: &dyn std::error::Error| {
+        let failed = CliError::failed(format!("{}: {error}", file.display()));
+        failed.with_help("name the directory that `walser cluster up --dir DIR` was given").with_code(NOT_FOUND)
+    };
+    let text = std::fs::read(&file).map_err(|error| failed(&error))?;
+    serde_json::from_slice(&text).map_err(|error| failed(&error))
 }
 
 async fn up(arguments: &ClusterUpArgs) -> Result<ExitCode, CliError> {

@@ -1,7 +1,7 @@
 //! `walser group`.
 
-mod look;
-mod show;
+pub(super) mod look;
+pub(super) mod show;
 
 use std::process::ExitCode;
 

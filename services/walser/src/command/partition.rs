@@ -17,7 +17,7 @@ use crate::error::CliError;
 use crate::output::{self, bytes, count};
 use crate::server::Server;
 
-pub(super) use show::{partitions, show_partitions};
+pub(super) use show::{document, partitions, show_partitions};
 
 /// Partitions that one request names.
 const ELECTED_AT_ONCE: usize = 10_000;

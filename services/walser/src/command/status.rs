@@ -24,15 +24,20 @@ const NOT_LED: &str = "CONTROLLER_NOT_AVAILABLE";
 const OUTDATED_AFTER: Duration = Duration::from_secs(1);
 
 /// What the server says at one time.
-struct Seen {
+pub(super) struct Seen {
     at: Instant,
-    cluster: pb::Cluster,
+    pub(super) cluster: pb::Cluster,
     /// `None`: no controller could tell.
     nodes: Option<Vec<pb::Node>>,
 }
 
 impl Seen {
-    fn nodes(&self) -> &[pb::Node] {
+    /// Whether a controller could tell.
+    pub(super) fn is_led(&self) -> bool {
+        self.nodes.is_some()
+    }
+
+    pub(super) fn nodes(&self) -> &[pb::Node] {
         self.nodes.as_deref().unwrap_or_default()
     }
 }
@@ -70,7 +75,8 @@ async fn again(server: &Server, pause: Duration) -> Seen {
     }
 }
 
-async fn look(server: &Server) -> Result<Seen, CliError> {
+/// Asks the server, until what it says of nodes and of problems is of the same time.
+pub(super) async fn look(server: &Server) -> Result<Seen, CliError> {
     let asked = Instant::now();
     // At the same time: while no controller leads, one is waited for.
     let (nodes, cluster) = tokio::join!(node::nodes_while_led(server), cluster(server));
@@ -109,13 +115,18 @@ fn show(server: &Server, form: Form, seen: &Seen, before: Option<&Seen>) -> Resu
         Form::Table => table(server, seen, before),
         Form::Name => output::data(&seen.cluster.name),
         Form::Json | Form::Ndjson => {
-            let cluster = message::json(&seen.cluster)?;
-            let nodes = seen.nodes.as_deref().map(message::list).transpose()?;
-            let document = serde_json::json!({ "cluster": cluster, "nodes": nodes });
+            let document = document(seen)?;
             if form == Form::Json { output::document(&document)? } else { output::data(&document.to_string()) }
         }
     }
     Ok(())
+}
+
+/// The cluster and its nodes as JSON.
+pub(super) fn document(seen: &Seen) -> Result<serde_json::Value, CliError> {
+    let cluster = message::json(&seen.cluster)?;
+    let nodes = seen.nodes.as_deref().map(message::list).transpose()?;
+    Ok(serde_json::json!({ "cluster": cluster, "nodes": nodes }))
 }
 
 fn table(server: &Server, seen: &Seen, before: Option<&Seen>) {

@@ -15,7 +15,7 @@ const MEMBER_ID_LEN: usize = 36;
 const OFFSETS_PAGE: i32 = 10_000;
 
 /// Groups by name; with `states` only those in one of them.
-pub(super) async fn list(server: &Server, states: &[pb::GroupState]) -> Result<Vec<pb::Group>, CliError> {
+pub(in crate::command) async fn list(server: &Server, states: &[pb::GroupState]) -> Result<Vec<pb::Group>, CliError> {
     let (mut groups, mut page_token) = (Vec::new(), String::new());
     let states: Vec<i32> = states.iter().map(|state| (*state).into()).collect();
     loop {
@@ -54,7 +54,7 @@ async fn fitted_names(server: &Server, names: &[String]) -> Result<Vec<String>, 
 }
 
 /// A group with members and lag.
-pub(super) async fn get(server: &Server, name: &str) -> Result<pb::Group, CliError> {
+pub(in crate::command) async fn get(server: &Server, name: &str) -> Result<pb::Group, CliError> {
     let request = pb::GetGroupRequest { name: name.to_owned() };
     Ok(server.answered(server.client.groups().get_group(request).await)?.group.unwrap_or_default())
 }
@@ -98,7 +98,7 @@ pub(super) async fn member(server: &Server, group: &str, given: String) -> Resul
 }
 
 /// The partitions of a group, by topic name and number.
-pub(super) async fn offsets(server: &Server, group: &str) -> Result<Vec<pb::GroupOffset>, CliError> {
+pub(in crate::command) async fn offsets(server: &Server, group: &str) -> Result<Vec<pb::GroupOffset>, CliError> {
     let (mut offsets, mut page_token) = (Vec::new(), String::new());
     loop {
         let request = pb::ListGroupOffsetsRequest {

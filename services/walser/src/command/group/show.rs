@@ -91,7 +91,7 @@ pub(super) fn show_description(form: Form, group: &pb::Group, offsets: &[pb::Gro
 }
 
 /// A group as one JSON document, its partitions in `offsets`.
-fn with_offsets(group: &pb::Group, offsets: &[pb::GroupOffset]) -> Result<Value, CliError> {
+pub(in crate::command) fn with_offsets(group: &pb::Group, offsets: &[pb::GroupOffset]) -> Result<Value, CliError> {
     let mut value = message::json(group)?;
     value["offsets"] = message::list(offsets)?;
     Ok(value)

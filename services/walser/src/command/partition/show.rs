@@ -107,7 +107,7 @@ fn name((topic, partition): &Found) -> String {
     format!("{topic}/{}", partition.partition)
 }
 
-fn document((topic, partition): &Found) -> Result<serde_json::Value, CliError> {
+pub(in crate::command) fn document((topic, partition): &Found) -> Result<serde_json::Value, CliError> {
     Ok(json!({ "topic": topic, "partition": message::json(partition)? }))
 }
 
