@@ -259,12 +259,17 @@ impl Settings {
     }
 }
 
-/// A text with URLs in it, without the users and passwords in them, also those that should be escaped and are not.
+/// A text with URLs in it, without the users and passwords in them, also those that should be escaped and are not, and
+/// without what is asked for there: keys may be in it.
 fn without_user(text: &str) -> String {
     let mut parts = text.split("://");
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let shown = part.rfind('@').map_or_else(|| part.to_owned(), |at| format!("***{}", &part[at..]));
+        let shown = match shown.split_once('?') {
+            Some((before, query)) => format!("{before}?***{}", query.find(',').map_or("", |end| &query[end..])),
+            None => shown,
+        };
         out = format!("{out}://{shown}");
     }
     out
@@ -404,6 +409,7 @@ mod tests {
     fn users_are_left_out_of_every_url() {
         for (text, shown) in [
             ("http://a:1,https://u:p@b:2/x", "http://a:1,https://***@b:2/x"),
+            ("http://a?key=1,https://me:p?w@b/x?key=2", "http://a?***,https://***@b/x?***"),
             ("./data@home", "./data@home"),
             ("http://me:p/w,d@h", "http://***@h"),
             ("u@x://y", "u@x://y"),

@@ -95,7 +95,7 @@ pub struct Telemetry {
 }
 
 /// How long the end of a process waits for its collector.
-const END_MAX: Duration = Duration::from_secs(5);
+const END_MAX: Duration = Duration::from_secs(2);
 
 /// A filter that says something of every module: one that names only modules, one of them mistyped perhaps, would silence all
 /// others.
@@ -133,7 +133,8 @@ pub fn install(settings: &Settings, service: &str) -> Result<(Telemetry, LogCont
     let endpoint = settings.text("otel.endpoint");
     let mut telemetry = Telemetry::default();
     if !endpoint.is_empty() {
-        let collector = Collector::at(endpoint, service, Some(instance(settings)))?;
+        let collector = Collector::at(endpoint, service, Some(instance(settings)));
+        let collector = collector.map_err(|error| format!("otel.endpoint: {error}"))?;
         telemetry.traces = Some(tracer_provider(&collector, settings.ratio("otel.traces.ratio"))?);
         telemetry.logs = settings.flag("otel.logs").then(|| logger_provider(&collector)).transpose()?;
         telemetry.collector = Some(collector);

@@ -220,13 +220,18 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             }
             let _turn = self.nodes.turns().next().await?;
             let (view, context) = self.nodes.committer().context()?;
+            let Some(entry) = view.metadata.node(node) else { continue };
             if let Err(why) = check_address(node, &view, &entry.registration) {
+                if self.refused.turned_away(node, now).is_none() {
+                    tracing::warn!(node = %node, %why, "a node is not taken back into service");
+                }
                 self.refused.turn_away(node, why, now);
                 continue;
             }
             let partitions = view.metadata.partitions().map(|partition| &partition.record);
             let Some(decision) = control::unfence(&context, node, seen, partitions) else { continue };
             if self.nodes.committer().commit(&view, &decision, Extra::default()).await? != Committed::Again {
+                self.refused.registered(node, &entry.registration.directory);
                 tracing::info!(node = %node, "node in service");
             }
         }

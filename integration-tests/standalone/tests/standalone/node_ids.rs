@@ -61,11 +61,8 @@ async fn the_address_of_a_node_that_is_in_service_is_refused_to_another_one_unti
     assert!(shown.contains("a process that is to be storage node 5 was refused"), "{shown}");
     let first = cluster.take_storage();
     signal("-STOP", &first);
-    let in_service = async |id| {
-        let nodes = client.cluster().list_nodes(pb::ListNodesRequest::default()).await.unwrap().into_inner().nodes;
-        nodes.iter().any(|node| node.id == id && node.state == pb::NodeState::Active as i32)
-    };
-    until(async || in_service(5).await, "node 5 takes the address of one that is gone").await;
+    // It takes the address of one that is gone.
+    node_is(&client, 5, pb::NodeState::Active).await;
     signal("-CONT", &first);
     let told = async || {
         let status = cli_at(&cluster.address(), &["status"], b"");
@@ -74,7 +71,7 @@ async fn the_address_of_a_node_that_is_in_service_is_refused_to_another_one_unti
     until(told, "it is not gone, and does not come back beside the other one").await;
     second.kill().unwrap();
     second.wait().unwrap();
-    until(async || in_service(1).await, "it has its address for itself").await;
+    node_is(&client, 1, pb::NodeState::Active).await;
     first.kill();
 }
 
@@ -87,7 +84,7 @@ async fn an_empty_directory_does_not_take_the_place_of_the_only_copy() {
     create(&client, "t", 3, &[]).await;
     client.producer().produce(pb::ProduceRequest { partition: Some(0), ..one_record() }).await.unwrap();
     cluster.kill_storage();
-    node_is(&client, pb::NodeState::Down).await;
+    node_is(&client, 1, pb::NodeState::Down).await;
     let mut second = refused_second(&cluster, &data, &[], "the only copy of 3 partitions");
     second.kill().unwrap();
     second.wait().unwrap();
@@ -103,7 +100,7 @@ async fn a_node_whose_id_was_taken_over_ends_with_an_error() {
     let client = cluster.client();
     let mut first = cluster.take_storage();
     signal("-STOP", &first);
-    node_is(&client, pb::NodeState::Down).await;
+    node_is(&client, 1, pb::NodeState::Down).await;
     let second = cluster.another_node(1);
     signal("-CONT", &first);
     let status = first.ready.child.wait().unwrap();

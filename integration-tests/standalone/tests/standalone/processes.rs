@@ -414,12 +414,12 @@ pub(crate) fn signal(name: &str, service: &Service) {
     assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
 }
 
-/// Waits until the first node is in this state.
-pub(crate) async fn node_is(client: &Client, state: pb::NodeState) {
+/// Waits until a node is in this state.
+pub(crate) async fn node_is(client: &Client, id: i32, state: pb::NodeState) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let nodes = client.cluster().list_nodes(pb::ListNodesRequest::default()).await.unwrap().into_inner().nodes;
-        if nodes.iter().any(|node| node.state == state as i32) {
+        if nodes.iter().any(|node| node.id == id && node.state == state as i32) {
             return;
         }
         assert!(tokio::time::Instant::now() < deadline, "never {state:?}: {nodes:?}");
@@ -442,9 +442,9 @@ async fn a_silent_node_is_fenced_and_serves_again_without_a_restart() {
     client.producer().produce(first.clone()).await.unwrap();
     for round in 1..=2 {
         signal("-STOP", cluster.storage.as_ref().unwrap());
-        node_is(&client, pb::NodeState::Down).await;
+        node_is(&client, 1, pb::NodeState::Down).await;
         signal("-CONT", cluster.storage.as_ref().unwrap());
-        node_is(&client, pb::NodeState::Active).await;
+        node_is(&client, 1, pb::NodeState::Active).await;
         for partition in 0..100 {
             let write = pb::ProduceRequest { partition: Some(partition), ..one_record() };
             client.producer().produce(write).await.unwrap();

@@ -9,8 +9,8 @@ use crate::{PartitionState, Rule, Rules};
 
 /// A node that the controller has refused is proposed again after this long: it may be fenced, or about to stop.
 const PROPOSE_AGAIN: Duration = Duration::from_millis(500);
-/// Refusals in a row after which that time doubles no more: 8 s.
-const REFUSALS_MAX: u32 = 4;
+/// Refusals in a row after which that time doubles no more: 4 s.
+const REFUSALS_MAX: u32 = 3;
 
 /// One follower.
 #[derive(Debug, Clone)]
@@ -80,6 +80,9 @@ impl Followers {
     /// Follows the replicas of new metadata: whoever is not one any more is forgotten (rule R24).
     pub(super) fn keep(&mut self, leader: NodeId, partition: &PartitionState, now: Duration) {
         self.known.retain(|known| partition.replicas.contains(&known.node));
+        for joined in self.known.iter_mut().filter(|known| partition.isr.contains(known.node)) {
+            (joined.refused, joined.refusals) = (None, 0);
+        }
         for node in partition.replicas.iter().copied().filter(|node| *node != leader) {
             if self.get(node).is_none() {
                 self.known.push(FollowerProgress {

@@ -51,13 +51,20 @@ async fn only_local(
     request: Request,
     next: Next,
 ) -> Response {
-    if remote || connection.is_local() && names_an_address(request.headers()) {
+    let headers = request.headers();
+    let allowed = if remote { !is_of_a_web_page(headers) } else { connection.is_local() && names_an_address(headers) };
+    if allowed {
         return next.run(request).await;
     }
     let text = "only callers on this machine get this, and only those that name it by its IP address or localhost: ask \
                 there, or through a tunnel that ends there (ssh -L, kubectl port-forward); the setting admin.remote=true \
-                opens it to others\n";
+                opens it to others, but to no web page\n";
     (StatusCode::FORBIDDEN, text).into_response()
+}
+
+/// Browsers name the page that a request comes from, which may be of another site.
+fn is_of_a_web_page(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::ORIGIN)
 }
 
 /// Whether the request is to `localhost` or an IP address, and from no web page.
@@ -65,7 +72,7 @@ fn names_an_address(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let is_ip = host.parse::<SocketAddr>().is_ok() || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     let name = host.rsplit_once(':').map_or(host, |(name, _port)| name);
-    !headers.contains_key(header::ORIGIN) && (is_ip || name == "localhost")
+    !is_of_a_web_page(headers) && (is_ip || name == "localhost")
 }
 
 /// `PUT /log`, with a filter for its body, and `?for=10m`, which says how long it is in force.
@@ -94,9 +101,11 @@ fn limit(query: &str) -> Result<Duration, String> {
 // === impl AdminConnection ===
 
 impl AdminConnection {
-    /// Whether the caller is on this machine: it calls from a loopback address, or from the one that it calls.
+    /// Whether the caller is on this machine: it calls from the address that it calls, or between loopback addresses. From one
+    /// of those to another address proxies call that have others behind them, as those of service meshes do.
     fn is_local(self) -> bool {
-        self.caller.is_some_and(|caller| caller.is_loopback() || Some(caller) == self.own)
+        let (Some(caller), Some(own)) = (self.caller, self.own) else { return false };
+        caller == own || caller.is_loopback() && own.is_loopback()
     }
 }
 
@@ -119,7 +128,9 @@ mod tests {
     fn callers_on_this_machine_are_known_by_their_address() {
         assert!(connection([127, 0, 0, 1], [127, 0, 0, 1]).is_local());
         assert!(connection([10, 0, 0, 7], [10, 0, 0, 7]).is_local());
+        assert!(connection([127, 0, 0, 1], [127, 9, 5, 1]).is_local());
         assert!(!connection([10, 0, 0, 8], [10, 0, 0, 7]).is_local());
+        assert!(!connection([127, 0, 0, 6], [10, 0, 0, 7]).is_local());
         assert!(!AdminConnection { caller: None, own: None }.is_local());
     }
 

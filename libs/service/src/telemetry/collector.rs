@@ -1,6 +1,7 @@
 //! The OpenTelemetry collector of a process: where it is, and what the process is called there.
 
 use std::str::FromStr as _;
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
@@ -8,6 +9,11 @@ use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 use super::InstallError;
+
+/// How long the collector may take for a request, a connection, or the answer to a ping.
+pub(super) const REQUEST_MAX: Duration = Duration::from_secs(10);
+/// Pause between pings while something is sent.
+const PING_EVERY: Duration = Duration::from_secs(20);
 
 /// Clones share the connection.
 #[derive(Debug, Clone)]
@@ -74,7 +80,9 @@ impl Collector {
         };
         let url = if encrypted { url.tls_config(ClientTlsConfig::new().with_native_roots())? } else { url };
         let endpoint = shown(url.uri());
-        let channel = url.connect_lazy();
+        // One whose machine is gone says nothing: without these, what is sent would wait for it for ever.
+        let url = url.timeout(REQUEST_MAX).connect_timeout(REQUEST_MAX);
+        let channel = url.http2_keep_alive_interval(PING_EVERY).keep_alive_timeout(REQUEST_MAX).connect_lazy();
         Ok(Self { endpoint, channel, resource: resource(service, instance) })
     }
 

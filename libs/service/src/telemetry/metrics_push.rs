@@ -14,9 +14,6 @@ use super::otlp_metrics::{Span, requests};
 use super::reporting::Reception;
 use crate::metrics::Metrics;
 
-/// How long the collector may take for a request.
-const REQUEST_MAX: Duration = Duration::from_secs(10);
-
 /// The thread that sends; dropping it has it send a last time, and does not wait.
 #[derive(Debug)]
 pub(super) struct MetricsPush {
@@ -112,8 +109,7 @@ impl Pushing {
         for request in requests(&self.metrics.families(), &self.resource, span) {
             let mut request = tonic::Request::new(request);
             *request.metadata_mut() = self.collector.headers("METRICS");
-            let answer = tokio::time::timeout(REQUEST_MAX, client.export(request)).await;
-            answer.map_err(|_| Status::deadline_exceeded("the collector does not answer"))??;
+            client.export(request).await?;
         }
         Ok(())
     }

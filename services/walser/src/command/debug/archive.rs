@@ -59,8 +59,13 @@ impl Archive {
     /// # Errors
     /// When there is a file of this name already, unless it may be overwritten, or none can be made.
     pub(super) fn create(path: &Path, overwrite: bool, made: i64) -> Result<Self, CliError> {
-        if path.exists() && !overwrite {
-            return Err(exists(path));
+        match path.symlink_metadata() {
+            // A device, or a link to something else, would be gone.
+            Ok(there) if !there.is_file() => {
+                return Err(CliError::usage(format!("{} is there and is no file", path.display())));
+            }
+            Ok(_) if !overwrite => return Err(exists(path)),
+            _ => {}
         }
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         // Nobody else can read it: it says how a cluster is built.

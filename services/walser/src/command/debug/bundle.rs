@@ -1,6 +1,7 @@
 //! `walser debug bundle`.
 
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -111,6 +112,18 @@ fn of_cluster(server: &mut ServerArgs, cluster: &ClusterFile) {
     }
 }
 
+/// Whether a process that listens at an address is the server at another one: a name of this machine, or one of its
+/// addresses where the process listens at all of them.
+fn serves_at(listens: Option<&str>, server: &str) -> bool {
+    let Some(listens) = listens.and_then(|listens| listens.parse::<SocketAddr>().ok()) else { return false };
+    let is_own = |ip: IpAddr| ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok();
+    let is_it = |at: SocketAddr| {
+        let same = at.ip() == listens.ip() || listens.ip().is_unspecified() && is_own(at.ip());
+        same && at.port() == listens.port()
+    };
+    server.to_socket_addrs().is_ok_and(|mut all| all.any(is_it))
+}
+
 /// Adds what a process says. `only`: where it serves this gRPC address.
 async fn ask(process: &Asked, only: Option<&str>, archive: &mut Archive) -> Result<(), CliError> {
     let Asked { name, admin, why_not, .. } = process;
@@ -121,7 +134,7 @@ async fn ask(process: &Asked, only: Option<&str>, archive: &mut Archive) -> Resu
     for (path, file, at_any_rate) in PARTS {
         let what = format!("processes/{name}/{file}");
         match admin_port::get(admin, path).await {
-            Ok(answer) if only.is_some_and(|only| answer.grpc.as_deref() != Some(only)) => {
+            Ok(answer) if only.is_some_and(|only| !serves_at(answer.grpc.as_deref(), only)) => {
                 archive.lacks(name.as_str(), OTHER);
                 return Ok(());
             }
@@ -157,4 +170,24 @@ fn end_of(log: &Path) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
     file.take(LOG_BYTES_MAX).read_to_end(&mut text)?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::serves_at;
+
+    #[test]
+    fn a_process_that_listens_everywhere_is_at_every_address_of_this_machine() {
+        for (listens, server, is_it) in [
+            ("127.0.0.1:7460", "127.0.0.1:7460", true),
+            ("127.0.0.1:7460", "localhost:7460", true),
+            ("0.0.0.0:7460", "127.0.0.1:7460", true),
+            ("0.0.0.0:7460", "192.0.2.1:7460", false),
+            ("127.0.0.2:7460", "127.0.0.1:7460", false),
+            ("127.0.0.1:7461", "127.0.0.1:7460", false),
+        ] {
+            assert_eq!(serves_at(Some(listens), server), is_it, "{listens} {server}");
+        }
+        assert!(!serves_at(None, "127.0.0.1:7460"));
+    }
 }

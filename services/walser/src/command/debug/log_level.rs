@@ -40,8 +40,13 @@ pub(super) async fn run(arguments: &DebugLogLevelArgs) -> Result<ExitCode, CliEr
     let DebugLogLevelArgs { filter, limit, admin } = arguments;
     let path = limit.map_or_else(|| "/log".to_owned(), |limit| format!("/log?for={limit}ms"));
     let mut failed: Option<CliError> = None;
-    for Asked { name, admin, .. } in admin.processes()? {
-        let Some(admin) = admin else { continue };
+    let mut nobody = true;
+    for Asked { name, admin, why_not, .. } in admin.processes()? {
+        let Some(admin) = admin else {
+            output::warning(&format!("{name} was not asked: {why_not}"));
+            continue;
+        };
+        nobody = false;
         let answer = match filter {
             Some(filter) => admin_port::put(&admin, &path, filter.clone()).await,
             None => admin_port::get(&admin, &path).await,
@@ -60,6 +65,9 @@ pub(super) async fn run(arguments: &DebugLogLevelArgs) -> Result<ExitCode, CliEr
         if let Some(before) = failed.replace(error) {
             before.show();
         }
+    }
+    if nobody {
+        return Err(CliError::failed("no process was there to be asked").with_code(UNAVAILABLE));
     }
     failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }

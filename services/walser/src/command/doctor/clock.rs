@@ -58,7 +58,14 @@ pub(super) async fn look(server: &Server, report: &mut Report) {
             }
         }
     }
-    compare(difference(&answered), report);
+    match difference(&answered) {
+        None if !answered.is_empty() => report.warned(
+            "clock",
+            "the answers contradict each other about what the server's clock shows",
+            "several servers answer at this address, or one whose clock is being set: compare the clocks of all of them",
+        ),
+        found => compare(found, report),
+    }
 }
 
 /// By how many milliseconds the server's clock is ahead of this one: at least and at most. `None`: it is not known, or the
