@@ -39,7 +39,7 @@ pub(super) struct FollowerProgress {
     heard: Duration,
     /// When the controller last refused it as a member of the in-sync set.
     refused: Option<Duration>,
-    /// How often that was since it opened, or joined; counted up to [`REFUSALS_MAX`].
+    /// How often it was refused again after a first time, since it opened or was in sync; at most [`REFUSALS_MAX`].
     refusals: u32,
 }
 
