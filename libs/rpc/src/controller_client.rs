@@ -34,6 +34,16 @@ pub struct ControllersTopic {
     pub partition_count: i32,
 }
 
+/// What a controller says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ControllerState {
+    pub leads: bool,
+    /// Why it could not begin to lead now, in words.
+    pub obstacle: Option<String>,
+    /// What is wrong with parts of the metadata store, as it sees them.
+    pub store_problems: Vec<String>,
+}
+
 /// What a group coordinator says several times a second.
 #[derive(Debug, Clone)]
 pub struct CoordinatorBeat {
@@ -133,6 +143,16 @@ impl ControllerClient {
         let raised = self.calls().raise_producer_epoch(request).await?.into_inner().producer_epoch;
         let broken = |_| ApiError::internal("the controller gave a producer epoch that is none");
         Ok(ProducerEpoch(i16::try_from(raised).map_err(broken)?))
+    }
+
+    /// What this controller says of itself, whether it leads or not.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or is of a version that does not say it.
+    pub async fn state(&self) -> Result<ControllerState, ApiError> {
+        let state = self.calls().get_controller_state(pbi::GetControllerStateRequest {}).await?.into_inner();
+        let pbi::GetControllerStateResponse { leads, obstacle, store_problems } = state;
+        Ok(ControllerState { leads, obstacle: Some(obstacle).filter(|text| !text.is_empty()), store_problems })
     }
 
     /// Says that a group coordinator lives. True: it wants to stop, and may.

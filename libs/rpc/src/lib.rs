@@ -32,8 +32,8 @@ pub use api_error::{ApiError, TLS_TROUBLE};
 pub use append_budget::AppendBudget;
 pub use call_layer::{CallLayer, SpanMaker, catch_panic};
 pub use controller_client::{
-    BeatAnswer, ControllerClient, ControllersTopic, CoordinatorBeat, DiskUse, LeadOffer, NodeBeat, NodeFigures,
-    NodeSession, NodeStart, PartitionOut, Registered, ReplicaHeld,
+    BeatAnswer, ControllerClient, ControllerState, ControllersTopic, CoordinatorBeat, DiskUse, LeadOffer, NodeBeat,
+    NodeFigures, NodeSession, NodeStart, PartitionOut, Registered, ReplicaHeld,
 };
 pub use coordinator::{
     Answering, COORDINATOR_MESSAGE_BYTES_MAX, CoordinatorClient, CoordinatorSession, GROUP_SHARDS, GROUPS_TOPIC,
@@ -53,7 +53,7 @@ pub use metadata::{
     CutOffPatience, MetadataSeen, MetadataStream, change_messages, progress_message, snapshot_messages,
     wire_registration, wire_time, wire_topic, wire_topic_value,
 };
-pub use network::{CarriesTrace, Connection, ConnectionError, Network, local_connection};
+pub use network::{CarriesTrace, Connection, ConnectionError, Network, answers, local_connection};
 pub use outage::Outage;
 pub use paging::{after_token, page, page_size};
 pub use reason::rule;

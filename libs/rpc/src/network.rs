@@ -116,6 +116,12 @@ pub fn local_connection(routes: Routes) -> Connection {
     BoxCloneSyncService::new(service)
 }
 
+/// Whether a process answers anything at all within `limit`.
+pub async fn answers(connection: Connection, limit: Duration) -> bool {
+    let call = connection.oneshot(http::Request::new(Body::empty()));
+    tokio::time::timeout(limit, call).await.is_ok_and(|answer| answer.is_ok())
+}
+
 // === impl Dialling ===
 
 impl Dialling {
@@ -347,20 +353,29 @@ impl Network {
         self.known.lock().controllers.iter().map(|controller| controller.connection.clone()).collect()
     }
 
-    /// The controllers of other processes that say nothing within `limit`, by their addresses, and how many there are. One
-    /// that answers anything at all is there, whether it leads or not.
-    pub async fn silent_controllers(&self, limit: Duration) -> (Vec<String>, usize) {
-        let dialed: Vec<_> = {
-            let known = self.known.lock();
-            let address = |controller: &Controller| Some((controller.address.clone()?, controller.connection.clone()));
-            known.controllers.iter().filter_map(address).collect()
+    /// The controllers of other processes, with their addresses.
+    pub fn controllers_elsewhere(&self) -> Vec<(String, Connection)> {
+        let known = self.known.lock();
+        let elsewhere = |controller: &Controller| Some((controller.address.clone()?, controller.connection.clone()));
+        known.controllers.iter().filter_map(elsewhere).collect()
+    }
+
+    /// The group coordinators of other processes, by address, with the shards that were given to each.
+    pub fn coordinators_elsewhere(&self) -> Vec<(String, Connection, Vec<i32>)> {
+        let known = self.known.lock();
+        let Coordinators { by_address, shards, .. } = &known.coordinators;
+        let shards_of = |address: &String| {
+            let of = shards.iter().filter(|(_, given)| *given == address);
+            let mut of: Vec<_> = of.map(|(shard, _)| *shard).collect();
+            of.sort_unstable();
+            of
         };
-        let count = dialed.len();
-        let asked = dialed.into_iter().map(async |(address, connection)| {
-            let heard = tokio::time::timeout(limit, connection.oneshot(http::Request::new(Body::empty()))).await;
-            (!heard.is_ok_and(|answer| answer.is_ok())).then_some(address)
-        });
-        (futures::future::join_all(asked).await.into_iter().flatten().collect(), count)
+        let mut elsewhere: Vec<_> = by_address
+            .iter()
+            .map(|(address, connection)| (address.clone(), connection.clone(), shards_of(address)))
+            .collect();
+        elsewhere.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        elsewhere
     }
 
     /// A storage node for calls about records as a whole.

@@ -52,11 +52,15 @@ struct Inner {
 #[derive(Debug, Clone)]
 struct Heard {
     address: String,
+    /// Monotonic time of the first beat.
+    since: Duration,
     /// Monotonic time of the last beat.
     at: Duration,
     stopping: bool,
     /// It was not heard here yet, and keeps what it has for the time of a session. It gets nothing.
     expected: bool,
+    /// Another one is at its address, which would get what is meant for this one. It gets nothing.
+    refused: bool,
 }
 
 /// What gives shards to coordinators.
@@ -77,32 +81,46 @@ impl Coordinators {
     /// A coordinator has said something.
     ///
     /// # Errors
-    /// There are too many of them, or a field is not of the contract.
+    /// There are too many of them, a field is not of the contract, or another one that lives is at its address.
     pub(crate) fn beat(&self, beat: &CoordinatorBeat, now: Duration) -> Result<(), ApiError> {
         let CoordinatorBeat { id, address, stopping, outdated } = beat;
         if id.is_empty() || id.len() > 64 {
             return Err(ApiError::field("coordinator_id", "must be a UUID"));
         }
         let mut inner = self.inner.lock();
-        let known = inner.heard.get(id).map(|heard| heard.stopping);
+        let known = inner.heard.get(id).map(|heard| (heard.stopping, heard.refused, heard.since));
         if known.is_none() && inner.heard.len() >= COORDINATORS_MAX {
             let text = format!("there are {COORDINATORS_MAX} group coordinators, as many as may be");
             return Err(ApiError::new(Reason::QuotaExceeded, text).with("limit", COORDINATORS_MAX));
         }
-        let mut news = known != Some(*stopping);
+        let mut news = false;
         for (shard, epoch) in outdated.iter().filter(|(shard, _)| (0..GROUP_SHARDS).contains(shard)) {
             let known = inner.outdated.entry(*shard).or_insert(0);
             news |= *known < epoch.0;
             *known = (*known).max(epoch.0);
         }
-        inner
-            .heard
-            .insert(id.clone(), Heard { address: address.clone(), at: now, stopping: *stopping, expected: false });
+        let since = known.map_or(now, |(.., since)| since);
+        // One that stops is in nobody's way.
+        let other = inner.at_address(id, address, since).filter(|_| !stopping);
+        let refused = other.is_some();
+        let (address, stopping) = (address.clone(), *stopping);
+        news |= known.is_none_or(|known| known != (stopping, refused, since));
+        inner.heard.insert(id.clone(), Heard { address, since, at: now, stopping, expected: false, refused });
         drop(inner);
         if news {
             self.bell.notify_one();
         }
-        Ok(())
+        other.map_or(Ok(()), |other| Err(address_in_use(id, &other, &beat.address)))
+    }
+
+    /// What stands against coordinators that are refused.
+    pub(crate) fn refused(&self) -> Vec<ApiError> {
+        let inner = self.inner.lock();
+        let refused = inner.heard.iter().filter(|(_, heard)| heard.refused);
+        let why = |(id, heard): (&String, &Heard)| {
+            Some(address_in_use(id, &inner.at_address(id, &heard.address, heard.since)?, &heard.address))
+        };
+        refused.filter_map(why).collect()
     }
 
     /// Whether a coordinator that wants to stop has no shards any more, or nobody else is there to take them.
@@ -112,12 +130,15 @@ impl Coordinators {
 
     /// Whether anybody could take shards.
     pub(crate) fn any_living(&self) -> bool {
-        self.inner.lock().heard.values().any(|heard| !heard.stopping)
+        self.inner.lock().heard.values().any(Heard::would_have_shards)
     }
 
     /// Nobody could be heard for this long: it counts for nobody.
     fn extend(&self, pause: Duration, now: Duration) {
-        self.inner.lock().heard.values_mut().for_each(|heard| heard.at = (heard.at + pause).min(now));
+        for heard in self.inner.lock().heard.values_mut() {
+            heard.at = (heard.at + pause).min(now);
+            heard.since = (heard.since + pause).min(heard.at);
+        }
     }
 
     /// Forgets those that are not heard any more.
@@ -131,7 +152,14 @@ impl Coordinators {
         let mut inner = self.inner.lock();
         for (_, given) in view.metadata.group_shards() {
             let GroupShardValue { coordinator, address, .. } = &given.value;
-            let expected = || Heard { address: address.clone(), at: now, stopping: false, expected: true };
+            let expected = || Heard {
+                address: address.clone(),
+                since: now,
+                at: now,
+                stopping: false,
+                expected: true,
+                refused: false,
+            };
             inner.heard.entry(coordinator.clone()).or_insert_with(expected);
         }
     }
@@ -142,7 +170,7 @@ impl Coordinators {
         let given = |shard: i32| view.metadata.group_shard(shard);
         let owners: Vec<_> =
             (0..GROUP_SHARDS).map(|shard| given(shard).map(|entry| &*entry.value.coordinator)).collect();
-        let living = inner.heard.iter().filter(|(_, heard)| !heard.stopping).map(|(id, _)| id.as_str());
+        let living = inner.heard.iter().filter(|(_, heard)| heard.would_have_shards()).map(|(id, _)| id.as_str());
         let moves = assignment::moves(&owners, &living.collect::<BTreeSet<_>>());
         let moves = moves.into_iter().filter_map(|(shard, id)| Some((i32::try_from(shard).ok()?, id)));
         let mut to: BTreeMap<i32, &str> = moves.collect();
@@ -167,6 +195,29 @@ impl Coordinators {
             txn.ops.push(put(key, &GroupShardValue { coordinator, address, epoch, unknown }));
         }
         txn
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Another coordinator at this address that came before `since` and was heard after that: both live. One that was
+    /// restarted has a new id, and the one before is not heard again.
+    fn at_address(&self, id: &str, address: &str, since: Duration) -> Option<String> {
+        let both_live = |(other, heard): &(&String, &Heard)| {
+            let first = (heard.since, other.as_str()) < (since, id);
+            first && heard.address == address && heard.at > since && heard.would_have_shards()
+        };
+        // In one process there is one, without an address.
+        self.heard.iter().filter(|_| !address.is_empty()).find(both_live).map(|(other, _)| other.clone())
+    }
+}
+
+// === impl Heard ===
+
+impl Heard {
+    fn would_have_shards(&self) -> bool {
+        !self.stopping && !self.refused
     }
 }
 
@@ -214,6 +265,14 @@ impl ShardDuty {
         }
         Ok(())
     }
+}
+
+fn address_in_use(id: &str, other: &str, address: &str) -> ApiError {
+    let text = format!(
+        "group coordinator {id} says that it is at {address}, and so does group coordinator {other}, which came first; give \
+         each an address of its own (`coordinator.advertise`), or stop one of them"
+    );
+    ApiError::new(Reason::NodeAddressInUse, text)
 }
 
 #[cfg(test)]

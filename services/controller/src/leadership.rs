@@ -103,27 +103,28 @@ impl ControllerLead {
     /// so long that another one may; and until the view includes all that was decided before.
     pub(crate) fn epoch(&self) -> Result<Revision, ApiError> {
         let not_leading = || {
-            let no_writes = self.problems.takes_no_writes();
-            let text = if self.is_blind_for(KEEP_ALIVE) {
-                "the metadata store does not answer this controller, so that it does not lead; nothing was done, look at the store"
-                    .to_owned()
-            } else if let Some(why) = &no_writes {
-                format!(
-                    "this controller cannot begin to lead, the metadata store takes no writes: {why}; nothing was done"
-                )
-            } else if let Some(why) = self.trouble.lock().as_ref() {
-                format!(
-                    "this controller does not lead, and cannot be elected: {why}; nothing was done, look at the metadata store"
-                )
-            } else {
-                "this controller does not lead at present; nothing was done, try again".to_owned()
+            let text = match self.obstacle() {
+                Some(obstacle) => format!("this controller does not lead: {obstacle}; nothing was done"),
+                None => "this controller does not lead at present; nothing was done, try again".to_owned(),
             };
             let error = ApiError::new(Reason::ControllerNotAvailable, text);
-            if no_writes.is_some() { error.with(NO_ELECTION, true) } else { error }
+            if self.problems.takes_no_writes().is_some() { error.with(NO_ELECTION, true) } else { error }
         };
         let leads =
             |epoch: &Revision| *epoch > 0 && *epoch <= self.seen.load(Ordering::Acquire) && self.confirmed(LEASE);
         Some(self.epoch.load(Ordering::Acquire)).filter(leads).ok_or_else(not_leading)
+    }
+
+    /// Why this controller could not begin to lead now, as far as it knows.
+    pub(crate) fn obstacle(&self) -> Option<String> {
+        if self.is_blind_for(KEEP_ALIVE) {
+            return Some("the metadata store does not answer it, look at the store and at the way there".to_owned());
+        }
+        if let Some(why) = self.problems.takes_no_writes() {
+            return Some(format!("the metadata store takes no writes: {why}"));
+        }
+        let trouble = self.trouble.lock();
+        trouble.as_ref().map(|why| format!("it cannot be elected: {why}, look at the metadata store"))
     }
 
     /// The condition that the controller of an epoch still leads.

@@ -38,6 +38,7 @@ async fn run(process: Process) -> Result<(), MainError> {
     let shutdown = process.shutdown.clone();
     let network = Network::new(process.dial_from()?, process.cluster_tls()).carrying(telemetry::carry);
     let controller = crate::start(config, environment, &network, shutdown).await?;
+    tokio::spawn(controller.report_readiness(process.health.clone()));
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
     let guard =
         CallLayer::new(concat!("walser-controller/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);

@@ -7,6 +7,7 @@ use tonic::service::Routes;
 use walser_metastore::Metastore;
 use walser_model::{Clock, ClusterId, Random};
 use walser_rpc::{ApiError, Network, Outage, Reason, local_connection};
+use walser_service::admin::Health;
 use walser_service::{Metrics, Shutdown, Tasks};
 
 use crate::committer::Committer;
@@ -28,6 +29,9 @@ use crate::{api, compaction, duties, metrics, restore, sessions};
 
 /// A controller that does not lead after this long is ready all the same: another one does, and it waits for its turn.
 const STANDBY_AFTER: Duration = Duration::from_secs(1);
+
+/// Time between two looks at whether it could lead.
+const READINESS_LOOK: Duration = Duration::from_secs(1);
 
 /// Pause before the store is asked again that took no writes at the start.
 const START_RETRY: Duration = Duration::from_millis(500);
@@ -167,6 +171,19 @@ fn may_be_written_later(failure: &ApiError) -> bool {
 // === impl Started ===
 
 impl Started {
+    /// Tells `health` what keeps this controller from leading, for ever. One that only waits for its turn is ready.
+    pub(crate) fn report_readiness(&self, health: Health) -> impl Future<Output = ()> + use<> {
+        let lead = self.lead.clone();
+        async move {
+            let mut looks = tokio::time::interval(READINESS_LOOK);
+            loop {
+                looks.tick().await;
+                let obstacle = lead.obstacle().filter(|_| lead.epoch().is_err());
+                health.set_problems(obstacle.map(|why| format!("cannot lead: {why}")).into_iter().collect());
+            }
+        }
+    }
+
     /// Ends what the controller does by itself, and leaves the lead to another one. To be called once the stop has begun and no
     /// call runs any more.
     pub async fn drain(self) {

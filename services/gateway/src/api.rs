@@ -4,6 +4,7 @@ mod change_log;
 mod cluster;
 mod consumer;
 mod controllers;
+mod coordinators;
 mod figures;
 mod group;
 mod group_admin;

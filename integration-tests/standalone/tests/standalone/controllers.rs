@@ -302,18 +302,19 @@ async fn row_17_records_flow_while_etcd_is_away_and_nobody_leaves_an_in_sync_set
     let (_place, dir) = place();
     let cluster = Shared::start(&dir, "3").await;
     let client = &cluster.client;
+    let told = async || cluster.issues().await.iter().any(|issue| issue.code == "METADATA_STORE_DEGRADED");
     let load = Load::start(client).await;
     for member in ["1", "2", "3"] {
         cluster.up.act_ok(&["kill", "etcd", member]);
         cluster.until_led(&format!("without-member-{member}")).await;
         if member == "1" {
-            let told = async || cluster.issues().await.iter().any(|issue| issue.code == "METADATA_STORE_DEGRADED");
             until(told, "it is said that a member is away").await;
         }
         cluster.up.act_ok(&["start", "etcd", member]);
     }
     cluster.up.act_ok(&["kill", "etcd", "1"]);
     cluster.up.act_ok(&["kill", "etcd", "2"]);
+    until(told, "it is said that members are away, also where no controller leads for that").await;
     flows(&load, seconds(5)).await;
     assert!(whole(client).await);
     cluster.up.act_ok(&["start", "etcd"]);

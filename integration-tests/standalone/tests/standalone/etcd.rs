@@ -10,9 +10,10 @@ use std::process::Command;
 use walser_proto::v1 as pb;
 
 use self::member::{Member, Place, own_address};
-use crate::faults::until;
+use crate::faults::{get_from, until};
 use crate::hurt_copies::copy_dir;
 use crate::processes::{Cluster, Service};
+use crate::runbook::shows;
 use crate::server::{Server, binary, cli_at, create, place, values, write};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,6 +187,13 @@ async fn a_controller_that_is_cut_off_from_etcd_is_followed_by_nobody() {
     until(makes, "the metadata of the other controller takes effect").await;
     write(&client, "t", 0, "after").await;
     assert_eq!(values(&client, "t", 0).await, ["before", "after"]);
+    // It is there, and nobody can rely on it.
+    let text = shows(&gateway.ready.grpc, "CONTROLLER_CANNOT_LEAD").await;
+    assert!(text.contains(&format!("1 of 2 controllers could not take over: {first}")), "{text}");
+    let admin = controllers[0].ready.admin.clone();
+    until(async || get_from(&admin, "/readyz").starts_with("HTTP/1.1 503"), "it is not ready").await;
+    assert!(get_from(&admin, "/readyz").contains("the metadata store does not answer it"));
+    assert!(get_from(&controllers[1].ready.admin, "/readyz").starts_with("HTTP/1.1 200"));
     controllers.into_iter().for_each(Service::kill);
 }
 

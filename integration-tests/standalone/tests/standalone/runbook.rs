@@ -362,3 +362,27 @@ async fn the_first_group_comes_while_a_node_is_cordoned() {
     member.read_many(1).await;
     member.commit_all().await;
 }
+
+/// The controllers hear a coordinator, and gateways cannot reach it; or they would reach another one in its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coordinators_that_cannot_be_reached_or_are_at_one_address_are_named() {
+    let (_dir, data) = place();
+    let cluster = Cluster::start(&data);
+    let address = cluster.address();
+    let controller = format!("controller.address={}", cluster.controller_address());
+    let at = |advertise: &str| {
+        let settings = [controller.clone(), format!("coordinator.advertise={advertise}")];
+        Service::start("walser-group-coordinator", &data, &settings)
+    };
+    let nowhere = at("127.0.0.1:1");
+    let text = shows(&address, "GROUPS_NOT_SERVED").await;
+    assert!(text.contains("16 of 16 shards") && text.contains("the group coordinator at 127.0.0.1:1"), "{text}");
+    let second = at("127.0.0.1:1");
+    let text = shows(&address, "NODE_ADDRESS_IN_USE").await;
+    assert!(text.contains("a group coordinator was refused") && text.contains("coordinator.advertise"), "{text}");
+    second.stop();
+    nowhere.kill();
+    shows(&address, "GROUP_COORDINATOR_DOWN").await;
+    let _there = at("");
+    healthy(&address).await;
+}

@@ -44,6 +44,7 @@ impl Controller {
         let had_coordinators = !self.config.standalone && view.metadata.group_shards().next().is_some();
         // Where nodes do not obey this metadata, coordinators do not either, and say so themselves.
         issues.extend((obeyed && had_coordinators && !self.coordinators.any_living()).then(no_coordinator_issue));
+        issues.extend(self.coordinators.refused().into_iter().take(STRANGERS_MAX).map(refused_coordinator_issue));
         let none_left = registered(view).all(|(node, entry)| self.is_down(node, entry));
         let availability = self.availability(view);
         let mut away = false;
@@ -130,6 +131,13 @@ fn no_coordinator_issue() -> pb::HealthIssue {
         "no group coordinator is there: consumer groups read nothing new, and nothing is committed".to_owned();
     let hint = "start one (walser group-coordinator); members go on then where they were".to_owned();
     issue("GROUP_COORDINATOR_DOWN", pb::HealthStatus::Degraded, message, hint, Vec::new())
+}
+
+/// A group coordinator that gets no groups.
+fn refused_coordinator_issue(why: ApiError) -> pb::HealthIssue {
+    let hint = "the others serve its groups; it is taken as soon as nobody else is at its address".to_owned();
+    let message = format!("a group coordinator was refused: {}", why.message());
+    issue(why.reason_name(), pb::HealthStatus::Degraded, message, hint, Vec::new())
 }
 
 /// No node has ever registered.

@@ -212,6 +212,18 @@ impl ControllerService for Controller {
         Ok(Response::new(pbi::CoordinatorBeatResponse { may_stop }))
     }
 
+    async fn get_controller_state(
+        &self,
+        _request: Request<pbi::GetControllerStateRequest>,
+    ) -> Answer<pbi::GetControllerStateResponse> {
+        let lead = &self.nodes.committer().lead;
+        Ok(Response::new(pbi::GetControllerStateResponse {
+            leads: lead.epoch().is_ok(),
+            obstacle: lead.obstacle().unwrap_or_default(),
+            store_problems: self.problems.of_parts(),
+        }))
+    }
+
     type WatchMetadataStream = Answers<pbi::WatchMetadataResponse>;
 
     async fn watch_metadata(&self, request: Request<pbi::WatchMetadataRequest>) -> Answer<Self::WatchMetadataStream> {

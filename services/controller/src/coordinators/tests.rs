@@ -147,3 +147,30 @@ fn there_are_not_too_many() {
     let nameless = tested.coordinators.beat(&beat_of(""), tested.now);
     assert_eq!(nameless.unwrap_err().reason(), Reason::FieldInvalid);
 }
+
+/// Gateways would reach one of them for the groups of both.
+#[test]
+fn of_two_that_live_at_one_address_the_second_gets_nothing_until_the_first_is_gone() {
+    let mut tested = Tested::default();
+    let at = |id: &str, stopping| CoordinatorBeat { address: "same:1".to_owned(), stopping, ..beat_of(id) };
+    let say = |tested: &Tested, id: &str| tested.coordinators.beat(&at(id, false), tested.now);
+    say(&tested, "first").unwrap();
+    assert_eq!(tested.later(200, &[]), 16);
+    // It may be the same process, started again.
+    say(&tested, "second").unwrap();
+    for _ in 0..10 {
+        tested.later(200, &[]);
+        say(&tested, "first").unwrap();
+        let refused = say(&tested, "second").unwrap_err();
+        assert_eq!(refused.reason(), Reason::NodeAddressInUse);
+        assert_eq!(tested.coordinators.refused(), [refused]);
+    }
+    assert!(tested.view.metadata.group_shards().all(|(_, given)| given.value.coordinator == "first"));
+    tested.coordinators.beat(&at("second", true), tested.now).expect("one that stops is in nobody's way");
+    for _ in 0..8 {
+        tested.later(200, &[]);
+        let _ = say(&tested, "second");
+    }
+    say(&tested, "second").expect("nobody else is there any more");
+    assert_eq!((tested.write(), tested.coordinators.refused().len()), (16, 0));
+}

@@ -20,9 +20,10 @@ use walser_proto::v1::operation_service_server::OperationService;
 use walser_rpc::ApiError;
 use walser_service::Caller;
 
+use super::controllers::Controllers;
 use super::storage_nodes::Backends;
 use super::wire::{relayed, see_change};
-use super::{change_log, controllers, set_aside};
+use super::{change_log, controllers, coordinators, set_aside};
 use crate::leaders::{Figures, Leaders};
 use crate::metadata::{Metadata, TopicView, View};
 use crate::router::Router;
@@ -75,7 +76,12 @@ impl ClusterService for ClusterApi {
             (cluster, led) = self.asked(request).await?;
         }
         if let Some(health) = &mut cluster.health {
-            health.issues.extend(controllers::silent_issue(&self.backends.network, led).await);
+            let network = &self.backends.network;
+            let (controllers, groups) = tokio::join!(Controllers::ask(network), coordinators::unserved_issue(network));
+            health.issues.extend(controllers.issues(led));
+            // Where none is there at all, the controller has said it.
+            let all_down = health.issues.iter().any(|issue| issue.code == "GROUP_COORDINATOR_DOWN");
+            health.issues.extend(groups.filter(|_| !all_down));
             health.issues.extend(self.metadata.refused().map(|refused| refused_issue(&refused)));
             health.issues.sort_by_key(|issue| Reverse(issue.severity));
             let worst = health.issues.first().map_or(pb::HealthStatus::Ok, pb::HealthIssue::severity);

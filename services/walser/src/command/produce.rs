@@ -181,7 +181,7 @@ async fn known_obstacle(client: &Client, topic: &str, partition: i32) -> String 
             || *object == own
             || object.strip_prefix(&own).is_some_and(|rest| rest.starts_with('/'))
     };
-    let elsewhere = ["CONTROLLER_DOWN", "GROUP_COORDINATOR_DOWN"];
+    let elsewhere = ["CONTROLLER_DOWN", "CONTROLLER_CANNOT_LEAD", "GROUP_COORDINATOR_DOWN", "GROUPS_NOT_SERVED"];
     let concerns = |issue: &pb::HealthIssue| {
         !elsewhere.contains(&issue.code.as_str()) && issue.objects.first().is_none_or(concerns)
     };
