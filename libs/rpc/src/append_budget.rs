@@ -58,6 +58,11 @@ impl AppendBudget {
         self.total.saturating_sub(self.permits.available_permits()) * UNIT_BYTES
     }
 
+    /// All of it, in bytes.
+    pub fn limit_bytes(&self) -> usize {
+        self.total * UNIT_BYTES
+    }
+
     fn part_units(&self) -> usize {
         (self.total / PARTS).max(1)
     }

@@ -41,7 +41,7 @@ fn is_ignored(kind: SignalKind) -> bool {
 }
 
 /// Asks for the stop at the first SIGINT, SIGTERM or SIGHUP; the second SIGINT or SIGTERM ends the process at once with exit
-/// code 130. SIGHUP does not count: it comes with others, before or behind them, where a session ends.
+/// code 130 or 143. SIGHUP does not count: it comes with others, before or behind them, where a session ends.
 ///
 /// # Errors
 /// When the process cannot listen for signals.
@@ -53,13 +53,18 @@ pub fn signals(shutdown: Shutdown) -> std::io::Result<()> {
     let _listening = vital::task("signals", &parts, async move {
         let mut asked = false;
         loop {
-            let counts = tokio::select! {
-                _ = interrupt.recv() => true,
-                _ = terminate.recv() => true,
-                () = hang_up.recv() => false,
+            let code = tokio::select! {
+                _ = interrupt.recv() => Some(130),
+                _ = terminate.recv() => Some(143),
+                () = hang_up.recv() => None,
             };
-            if counts && std::mem::replace(&mut asked, true) {
-                std::process::exit(130);
+            if let Some(code) = code
+                && std::mem::replace(&mut asked, true)
+            {
+                std::process::exit(code);
+            }
+            if !shutdown.is_asked() {
+                tracing::info!("a signal asks for the stop");
             }
             shutdown.ask();
         }

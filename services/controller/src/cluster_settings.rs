@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use walser_rpc::{ApiError, Reason};
 
-use crate::config::REPLICAS_MAX;
+use crate::config::{Config, REPLICAS_MAX};
 use crate::keys::cluster::ClusterRecord;
 
 /// A setting of the cluster.
@@ -15,6 +15,7 @@ pub(crate) struct ClusterSetting {
     kafka: &'static str,
     pub(crate) documentation: &'static str,
     field: fn(&mut ClusterRecord) -> &mut i32,
+    of_config: fn(&Config) -> i32,
 }
 
 /// Every setting, by name.
@@ -24,12 +25,14 @@ pub(crate) const SETTINGS: [ClusterSetting; 2] = [
         kafka: "min.insync.replicas",
         documentation: "min.insync.replicas of topics without it. A change holds for existing topics at once.",
         field: |record| &mut record.min_insync_replicas,
+        of_config: |config| config.min_insync_replicas,
     },
     ClusterSetting {
         name: "cluster.replication.factor",
         kafka: "default.replication.factor",
         documentation: "Replicas of topics that ask for no number. A change holds for topics that are created later.",
         field: |record| &mut record.replication_factor,
+        of_config: |config| config.replication_factor,
     },
 ];
 
@@ -57,9 +60,9 @@ impl ClusterSetting {
         *(self.field)(&mut record.clone())
     }
 
-    /// What it is in a cluster that was made without it.
-    pub(crate) fn default(&self) -> i32 {
-        self.value(&ClusterRecord::new(String::new(), String::new(), 0))
+    /// What a cluster has that is made with these settings of a controller.
+    pub(crate) fn default(&self, config: &Config) -> i32 {
+        (self.of_config)(config)
     }
 
     fn parse(&self, text: &str) -> Result<i32, ApiError> {
@@ -75,12 +78,17 @@ impl ClusterSetting {
 // === impl ClusterChange ===
 
 impl ClusterChange {
-    /// The record with the change. `nodes`: how many storage nodes have registered.
+    /// The record with the change. `config` has the defaults. `nodes`: how many storage nodes have registered.
     ///
     /// # Errors
     /// When a setting is unknown or named twice, a value does not fit, or topics with the new defaults could be neither
     /// placed nor written.
-    pub(crate) fn applied(&self, record: &ClusterRecord, nodes: usize) -> Result<ClusterRecord, ApiError> {
+    pub(crate) fn applied(
+        &self,
+        record: &ClusterRecord,
+        config: &Config,
+        nodes: usize,
+    ) -> Result<ClusterRecord, ApiError> {
         let mut changed = record.clone();
         let mut named = Vec::new();
         let updates = self.updates.iter().map(|(name, text)| (name, Some(text)));
@@ -91,7 +99,7 @@ impl ClusterChange {
                 return Err(ApiError::field("updates", format!("{} is named twice", setting.name)));
             }
             named.push(setting.name);
-            let value = text.map_or_else(|| Ok(setting.default()), |text| setting.parse(text))?;
+            let value = text.map_or_else(|| Ok(setting.default(config)), |text| setting.parse(text))?;
             *(setting.field)(&mut changed) = value;
         }
         if named.is_empty() {
@@ -119,7 +127,10 @@ impl ClusterChange {
 
 #[cfg(test)]
 mod tests {
+    use walser_service::Settings;
+
     use super::*;
+    use crate::config::KEYS;
 
     fn change(updates: &[(&str, &str)], resets: &[&str]) -> ClusterChange {
         let owned = |(name, text): &(&str, &str)| ((*name).to_owned(), (*text).to_owned());
@@ -129,15 +140,25 @@ mod tests {
         }
     }
 
+    fn config(replication_factor: i32, min_insync_replicas: i32) -> Config {
+        let pairs = [
+            format!("cluster.replication.factor={replication_factor}"),
+            format!("cluster.min.insync.replicas={min_insync_replicas}"),
+        ];
+        Config::from_settings(&Settings::load(&[KEYS], None, |_| None, &pairs).unwrap(), false).unwrap()
+    }
+
     #[test]
     fn both_names_are_taken_and_what_could_not_work_is_refused() {
         let record = ClusterRecord::new("c".into(), "walser".into(), 5);
-        let applied = |updates: &[(&str, &str)], resets: &[&str]| change(updates, resets).applied(&record, 3);
+        let applied =
+            |updates: &[(&str, &str)], resets: &[&str]| change(updates, resets).applied(&record, &config(1, 1), 3);
         let three =
             applied(&[("default.replication.factor", "3"), ("cluster.min.insync.replicas", " 2 ")], &[]).unwrap();
         assert_eq!((three.replication_factor, three.min_insync_replicas), (3, 2));
-        let reset = change(&[], &["min.insync.replicas"]).applied(&three, 3).unwrap();
-        assert_eq!((reset.replication_factor, reset.min_insync_replicas), (3, 1));
+        let reset = |config: &Config| change(&[], &["min.insync.replicas"]).applied(&three, config, 3).unwrap();
+        assert_eq!(reset(&config(1, 1)).min_insync_replicas, 1);
+        assert_eq!(reset(&config(3, 2)).min_insync_replicas, 2, "what the cluster was made with");
         let reason = |updates: &[(&str, &str)], resets: &[&str]| applied(updates, resets).unwrap_err().reason();
         assert_eq!(reason(&[("retention.ms", "3")], &[]), Reason::ConfigInvalid);
         assert_eq!(reason(&[("min.insync.replicas", "0")], &[]), Reason::ConfigInvalid);

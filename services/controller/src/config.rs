@@ -16,13 +16,13 @@ pub const KEYS: &[Key] = &[
         name: "cluster.replication.factor",
         kind: Kind::Int(1, REPLICAS_MAX),
         default: "1",
-        doc: "Replicas of topics that ask for no number; taken when the cluster is made, and changed with `walser cluster config set`.",
+        doc: "Replicas of topics that ask for no number; taken when the cluster is made, changed with `walser cluster config set`, and taken again with `--unset`.",
     },
     Key {
         name: "cluster.min.insync.replicas",
         kind: Kind::Int(1, REPLICAS_MAX),
         default: "1",
-        doc: "min.insync.replicas of topics without it; taken when the cluster is made, and changed with `walser cluster config set`.",
+        doc: "min.insync.replicas of topics without it; taken when the cluster is made, changed with `walser cluster config set`, and taken again with `--unset`.",
     },
     Key {
         name: "controller.partitions.max",

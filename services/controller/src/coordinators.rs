@@ -130,7 +130,12 @@ impl Coordinators {
 
     /// Whether anybody could take shards.
     pub(crate) fn any_living(&self) -> bool {
-        self.inner.lock().heard.values().any(Heard::would_have_shards)
+        self.living() > 0
+    }
+
+    /// How many could take shards. Those that were not heard here yet count.
+    pub(crate) fn living(&self) -> usize {
+        self.inner.lock().heard.values().filter(|heard| heard.would_have_shards()).count()
     }
 
     /// Nobody could be heard for this long: it counts for nobody.

@@ -89,11 +89,15 @@ impl ControllerLead {
         }
     }
 
-    /// Shows whether this controller leads.
+    /// Shows whether this controller leads, or could.
     pub(crate) fn show(&self, metrics: &Metrics) {
         let lead = self.clone();
         let help = "1 while this controller leads: of all controllers of a cluster one does.";
         metrics.gauge_of("walser_controller_active", help, move || usize::from(lead.epoch().is_ok()));
+        let lead = self.clone();
+        let help = "1 while this controller does not lead and could not, for what it knows of the metadata store.";
+        let cannot = move || usize::from(lead.epoch().is_err() && lead.obstacle().is_some());
+        metrics.gauge_of("walser_controller_cannot_lead", help, cannot);
     }
 
     /// The controller epoch.

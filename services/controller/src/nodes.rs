@@ -48,9 +48,9 @@ fn check_vacant(node: NodeId, known: &NodeEntry, new: &NodeRegistration) -> Resu
         return Ok(());
     }
     let text = format!(
-        "storage node {node} is in service on another data directory (instance {}, since {}); give this one an id of its \
+        "storage node {node} is in service on another data directory (instance {}); give this one an id of its \
          own, or stop that one and wait until its session is over",
-        other.incarnation, other.started_ms
+        other.incarnation
     );
     Err(ApiError::new(Reason::NodeIdInUse, text).with("nodeId", node))
 }

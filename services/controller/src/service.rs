@@ -115,11 +115,10 @@ pub async fn start(
         problems: problems.clone(),
     });
     lead.show(&metrics);
+    problems.show(&metrics);
     let counted = ClusterMetrics::new(&metrics);
     tasks.start_endless("census", metrics::follow(views, counted));
-    tasks.start_endless("compaction", compaction::run(Arc::clone(&timed)));
-    tasks.start_endless("problems of the store", problems.watch(Arc::clone(&timed)));
-    tasks.start_endless("probe of the store", writes.probe(timed));
+    look_at_store(&mut tasks, &timed, problems, writes);
     tasks.start_endless("duties", controller.duties().run());
     tasks.start_endless("fencing of silent nodes", controller.duties().fence_silent());
     tasks.start_endless("shards of groups", controller.shard_duty().run());
@@ -138,6 +137,13 @@ pub async fn start(
     let routes = api::routes(&controller);
     network.register_controller(local_connection(routes.clone()));
     Ok(Started { cluster, routes, tasks, lead })
+}
+
+/// What is done by itself about the store, whether this controller leads or not.
+fn look_at_store(tasks: &mut Tasks, store: &Arc<dyn Metastore>, problems: StoreProblems, writes: StoreWrites) {
+    tasks.start_endless("compaction", compaction::run(Arc::clone(store)));
+    tasks.start_endless("problems of the store", problems.watch(Arc::clone(store)));
+    tasks.start_endless("probe of the store", writes.probe(Arc::clone(store)));
 }
 
 /// Writes what a start writes. `wait`: tries again for as long as the store takes no writes, or until `shutdown` begins;

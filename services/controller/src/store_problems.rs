@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use walser_metastore::{Metastore, StoreProblem};
+use walser_service::Metrics;
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_secs(10);
@@ -29,6 +30,13 @@ impl StoreProblems {
             StoreProblem::TakesNoWrites(_) => None,
         };
         self.0.lock().iter().filter_map(of_part).collect()
+    }
+
+    /// Shows how many there are.
+    pub(crate) fn show(&self, metrics: &Metrics) {
+        let problems = self.clone();
+        let help = "Problems of the metadata store and of its members, as this controller sees them.";
+        metrics.gauge_of("walser_controller_store_problems", help, move || problems.0.lock().len());
     }
 
     /// Looks for as long as the process runs, and says in the log what is new.

@@ -137,6 +137,13 @@ pub async fn begin(
 
 /// Shows how much of the memory for writes and reads is in use.
 fn show_memory(metrics: &Metrics, writes: AppendBudget, reads: ReadBudget) {
+    let limits = [
+        ("walser_gateway_write_memory_limit_bytes", "Memory that writes may take.", writes.limit_bytes()),
+        ("walser_gateway_read_memory_limit_bytes", "Memory that reads may take.", reads.limit_bytes()),
+    ];
+    for (name, help, bytes) in limits {
+        metrics.gauge(name, help).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
     let help = "Memory that writes without an answer take, of gateway.write.bytes.max.";
     metrics.gauge_of("walser_gateway_write_memory_bytes", help, move || writes.used_bytes());
     let (waiting, help) = (reads.clone(), "Reads that wait until others return memory.");

@@ -147,7 +147,8 @@ async fn write_names(Membership { registry, engine, .. }: &Membership, written: 
 }
 
 fn show_metrics(membership: &Membership, metrics: &StorageMetrics) {
-    let Membership { registry, engine: Engine { directory, space: guard, stalls, .. }, .. } = membership;
+    let Membership { registry, engine, .. } = membership;
+    let Engine { directory, space: guard, stalls, .. } = engine;
     let aside = directory.set_aside_partitions();
     metrics.set_aside(aside.len(), aside.iter().map(|aside| aside.size_bytes).sum());
     let replicas = registry.all();
@@ -157,6 +158,7 @@ fn show_metrics(membership: &Membership, metrics: &StorageMetrics) {
     metrics.replication_lag(furthest, lags.iter().map(|lag| lag.behind).max().unwrap_or_default());
     metrics.logs(registry.problems().len(), log_bytes);
     metrics.metadata_version(membership.applied.load().version);
+    metrics.disk_failed(engine.problem().is_some());
     metrics.disk_stall(stalls.seconds());
     let space = guard.seen();
     metrics.disk(space, guard.reserve_of(space.total), guard.full());

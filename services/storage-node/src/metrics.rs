@@ -30,6 +30,7 @@ pub(crate) struct StorageMetrics {
     disk_free_bytes: IntGauge,
     disk_reserve_bytes: IntGauge,
     disk_full: IntGauge,
+    disk_failed: IntGauge,
     disk_stall_seconds: IntGauge,
     metadata_version: IntGauge,
     set_aside_partitions: IntGauge,
@@ -104,6 +105,10 @@ impl StorageMetrics {
             ),
             set_aside_bytes: gauge("walser_storage_set_aside_bytes", "Bytes of partitions held aside."),
             disk_full: gauge("walser_storage_disk_full", "1 while appends are refused for want of space."),
+            disk_failed: gauge(
+                "walser_storage_disk_failed",
+                "1 while the data directory cannot be used: it cannot be written, hangs, or is not there.",
+            ),
             disk_stall_seconds: gauge(
                 "walser_storage_disk_stall_seconds",
                 "Whole seconds that the longest read, write or sync under way has taken so far.",
@@ -201,6 +206,10 @@ impl StorageMetrics {
             gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
         self.disk_full.set(i64::from(full));
+    }
+
+    pub(crate) fn disk_failed(&self, failed: bool) {
+        self.disk_failed.set(i64::from(failed));
     }
 
     pub(crate) fn disk_stall(&self, seconds: u64) {

@@ -21,6 +21,7 @@ mod signal;
 mod standalone;
 mod tls_args;
 mod topics;
+mod window;
 mod words;
 
 use std::process::ExitCode;

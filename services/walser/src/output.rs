@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 
 use anstyle::{AnsiColor, Style};
 
-use crate::progress;
+use crate::{progress, window};
 
 pub(crate) use crate::words::{bytes, count, first_of, plural};
 
@@ -51,7 +51,8 @@ fn printable(text: &str) -> String {
 
 /// A line of data, to stdout. A closed pipe ends the program quietly, as it does for other tools.
 pub(crate) fn data(text: &str) {
-    if let Err(error) = try_data(text) {
+    let Some(text) = window::fitting(text) else { return };
+    if let Err(error) = try_data(&text) {
         stop_writing(&error);
     }
 }
@@ -118,6 +119,12 @@ pub(crate) fn bulk() -> BufWriter<StdoutLock<'static>> {
 fn terminal_width() -> Option<usize> {
     let size = terminal_size::terminal_size_of(io::stdout())?;
     Some(usize::from(size.0.0)).filter(|width| *width > 0)
+}
+
+/// Columns and rows of the terminal, if standard output is one.
+pub(crate) fn terminal_size() -> Option<(usize, usize)> {
+    let (width, height) = terminal_size::terminal_size_of(io::stdout())?;
+    Some((usize::from(width.0), usize::from(height.0)))
 }
 
 /// A table without borders: upper-case titles, columns two spaces apart. Where a terminal is too narrow for it, every

@@ -29,10 +29,14 @@ enum On {
 
 impl Terminal {
     fn run(server: &Server, arguments: &[&str], columns: u16, on: On) -> Self {
+        Self::of_size(server, arguments, (columns, 24), on)
+    }
+
+    fn of_size(server: &Server, arguments: &[&str], (columns, rows): (u16, u16), on: On) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
-        let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&master, size).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
         let side = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
@@ -256,6 +260,27 @@ async fn status_is_watched_until_ctrl_c() {
     assert!(shown.contains(&server.address), "{shown}");
     let once = String::from_utf8(server.cli_ok(&["status"])).unwrap();
     assert!(once.contains("· up ") && once.lines().all(|line| line.chars().count() <= 80), "{once}");
+}
+
+/// What scrolls off cannot be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_watched_fits_a_small_terminal() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let mut watched = Terminal::of_size(&server, &["status", "--watch", "1"], (40, 4), On::All);
+    let clear = "\u{1b}[H\u{1b}[J";
+    watched.expect(clear);
+    watched.expect(" more line");
+    let rest = watched.shown.len();
+    while !watched.shown[rest..].contains(clear) {
+        assert!(watched.read());
+    }
+    let picture = watched.shown.split(clear).nth(1).unwrap().to_owned();
+    let lines: Vec<_> = picture.lines().collect();
+    assert!(lines.len() <= 4 && lines.iter().all(|line| line.chars().count() <= 40), "{picture:?}");
+    assert!(lines[0].contains(&server.address) && picture.contains("OK"), "the worst comes first: {picture:?}");
+    assert!(Command::new("kill").args(["-INT", &watched.child.id().to_string()]).status().unwrap().success());
+    assert_eq!(watched.end().1.code(), Some(130));
 }
 
 #[test]

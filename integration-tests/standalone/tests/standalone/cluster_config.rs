@@ -5,6 +5,7 @@ use std::process::Output;
 use walser_client::Client;
 use walser_proto::v1 as pb;
 
+use crate::cluster_up::Up;
 use crate::faults::until;
 use crate::replicated::{Nodes, all_in_sync, partitions};
 use crate::server::{cli_at, create, place, write};
@@ -57,4 +58,26 @@ async fn defaults_of_the_cluster_are_listed_and_changed_and_hold_over_a_restart(
     let (code, text) = config(&nodes, &["set", "--unset", "cluster.min.insync.replicas"]);
     assert!(code == Some(0) && text.contains("cluster.min.insync.replicas = 1"), "{text}");
     until(async || takes_writes(&client, "after").await, "one in sync is enough now").await;
+}
+
+/// An operator who has lowered it finds the way back, as does one who asks for it by mistake.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_setting_that_is_given_back_is_what_the_cluster_was_made_with() {
+    let (_dir, data) = place();
+    let up = Up::start(&data);
+    let (address, key) = (up.server(), "cluster.min.insync.replicas");
+    let config = |arguments: &[&str]| {
+        let output = cli_at(&address, &[&["cluster", "config"], arguments].concat(), b"");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    assert!(config(&["list"]).contains(&format!("{key} = 2  (default)")));
+    assert_eq!(config(&["set", "--unset", key]), "nothing is different\n");
+    create(&up.client(), "t", 1, &[]).await;
+    assert!(config(&["set", &format!("{key}=1")]).contains(&format!("{key} = 1")));
+    assert!(config(&["list"]).contains(&format!("{key} = 1  (cluster)")));
+    let told = cli_at(&address, &["doctor"], b"");
+    assert!(String::from_utf8_lossy(&told.stdout).contains("of which one must have a write: t"), "{told:?}");
+    assert!(config(&["set", "--unset", key]).contains(&format!("{key} = 2")));
+    assert!(config(&["list"]).contains(&format!("{key} = 2  (default)")));
 }

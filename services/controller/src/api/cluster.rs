@@ -51,8 +51,10 @@ impl ClusterService for Controller {
             version: version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
             feature_level: record.feature_level,
             mode: if self.config.standalone { "STANDALONE" } else { "DISTRIBUTED" }.to_owned(),
-            controller: "controller".to_owned(),
+            // The gateway says it, which knows where controllers are.
+            controller: String::new(),
             health: Some(self.health(&view)),
+            group_coordinator_count: i32::try_from(self.coordinators.living()).unwrap_or(i32::MAX),
         };
         Ok(Response::new(pb::GetClusterResponse { cluster: Some(cluster) }))
     }

@@ -7,10 +7,11 @@ use walser_service::Caller;
 use super::Controller;
 use crate::cluster_settings::{ClusterChange, ClusterSetting, SETTINGS};
 use crate::committer::maybe;
+use crate::config::Config;
 use crate::keys::cluster::ClusterRecord;
 
-fn entry(setting: &ClusterSetting, record: &ClusterRecord) -> pb::ConfigEntry {
-    let (value, default) = (setting.value(record), setting.default());
+fn entry(setting: &ClusterSetting, record: &ClusterRecord, config: &Config) -> pb::ConfigEntry {
+    let (value, default) = (setting.value(record), setting.default(config));
     let source = if value == default { pb::ConfigSource::Default } else { pb::ConfigSource::Cluster };
     pb::ConfigEntry {
         name: setting.name.to_owned(),
@@ -35,8 +36,9 @@ impl Controller {
         let view = self.views.load();
         let record = view.cluster()?;
         let wanted = SETTINGS.iter().filter(|setting| setting.name > after);
-        let wanted = wanted.filter(|setting| !request.overrides_only || setting.value(record) != setting.default());
-        let configs = wanted.map(|setting| entry(setting, record)).collect();
+        let wanted =
+            wanted.filter(|setting| !request.overrides_only || setting.value(record) != setting.default(&self.config));
+        let configs = wanted.map(|setting| entry(setting, record, &self.config)).collect();
         let (configs, next_page_token) = page(configs, size, &query, |config: &pb::ConfigEntry| config.name.clone());
         Ok(pb::ListClusterConfigsResponse { configs, next_page_token })
     }
@@ -51,7 +53,7 @@ impl Controller {
         let pb::UpdateClusterConfigRequest { updates, reset_names, validate_only } = request;
         let change = ClusterChange { updates: updates.into_iter().collect(), resets: reset_names };
         let nodes = self.views.load().metadata.nodes().filter(|(_, node)| node.epoch > 0).count();
-        let apply = |record: &ClusterRecord| change.applied(record, nodes);
+        let apply = |record: &ClusterRecord| change.applied(record, &self.config, nodes);
         let (before, after) = self.store.change_cluster(apply, validate_only).await?;
         let changed = SETTINGS.iter().filter(|setting| setting.value(&before) != setting.value(&after));
         let changed: Vec<_> = changed.collect();
@@ -64,7 +66,7 @@ impl Controller {
                 tracing::info!(client_id, client_address, setting = setting.name, from, to, "cluster setting changed");
             }
         }
-        let configs = changed.into_iter().map(|setting| entry(setting, &after)).collect();
+        let configs = changed.into_iter().map(|setting| entry(setting, &after, &self.config)).collect();
         Ok(pb::UpdateClusterConfigResponse { configs })
     }
 }

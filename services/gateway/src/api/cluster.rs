@@ -78,6 +78,7 @@ impl ClusterService for ClusterApi {
         if let Some(health) = &mut cluster.health {
             let network = &self.backends.network;
             let (controllers, groups) = tokio::join!(Controllers::ask(network), coordinators::unserved_issue(network));
+            cluster.controller = controllers.leader.clone().filter(|_| led).unwrap_or_default();
             health.issues.extend(controllers.issues(led));
             // Where none is there at all, the controller has said it.
             let all_down = health.issues.iter().any(|issue| issue.code == "GROUP_COORDINATOR_DOWN");

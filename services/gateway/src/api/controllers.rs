@@ -49,6 +49,8 @@ pub(super) fn without_leader(metadata: &Metadata, failure: ApiError) -> Result<p
 #[derive(Debug, Default)]
 pub(super) struct Controllers {
     count: usize,
+    /// Address of the one that leads.
+    pub(super) leader: Option<String>,
     /// Addresses of those that say nothing.
     silent: Vec<String>,
     /// Addresses of those that could not begin to lead, and why.
@@ -80,6 +82,9 @@ impl Controllers {
 
     fn note(&mut self, address: String, state: ControllerState) {
         self.store_problems.extend(state.store_problems);
+        if state.leads {
+            self.leader = Some(address.clone());
+        }
         if let Some(obstacle) = state.obstacle.filter(|_| !state.leads) {
             self.hindered.push((address, obstacle));
         }

@@ -144,6 +144,11 @@ impl ReadBudget {
         self.total.saturating_sub(self.units.available_permits()) * UNIT_BYTES
     }
 
+    /// All of it, in bytes.
+    pub(crate) fn limit_bytes(&self) -> usize {
+        self.total * UNIT_BYTES
+    }
+
     /// Readers that wait for budget at this moment.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)

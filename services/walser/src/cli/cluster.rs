@@ -88,7 +88,8 @@ pub(crate) struct ClusterConfigSetArgs {
     /// Setting and value (repeatable)
     #[arg(value_name = "KEY=VALUE", required_unless_present = "unset")]
     pub(crate) settings: Vec<String>,
-    /// Setting that gets its default again (repeatable)
+    /// Setting that gets back what the settings of the controller say
+    /// (repeatable)
     #[arg(short = 'u', long = "unset", value_name = "KEY")]
     pub(crate) unset: Vec<String>,
     /// Check only

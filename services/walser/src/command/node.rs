@@ -4,6 +4,7 @@ mod deregister;
 mod drain;
 mod removable;
 
+use std::collections::HashMap;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -21,6 +22,7 @@ use crate::message;
 use crate::output::{self, bytes, table};
 use crate::records::time::{since, wire_time};
 use crate::server::Server;
+use crate::topics;
 
 /// Stands for what is not known.
 const UNKNOWN: &str = "?";
@@ -190,7 +192,11 @@ fn said(node: &pb::Node, what: impl Fn(&pb::StorageStats) -> String) -> String {
 
 fn row(node: &pb::Node) -> Vec<String> {
     let number = |of: fn(&pb::StorageStats) -> i32| said(node, |storage| of(storage).to_string());
-    let sum = |of: fn(&pb::DiskStats) -> i64| said(node, |storage| bytes(storage.disks.iter().map(of).sum()));
+    let of_disks = |disks: &[pb::DiskStats], of: fn(&pb::DiskStats) -> i64| match disks {
+        [] => UNKNOWN.to_owned(),
+        disks => bytes(disks.iter().map(of).sum()),
+    };
+    let sum = |of| said(node, |storage| of_disks(&storage.disks, of));
     vec![
         node.id.to_string(),
         state(node),
@@ -211,12 +217,21 @@ async fn describe(arguments: &NodeDescribeArgs) -> Result<ExitCode, CliError> {
         Form::Name => output::data(&node.id.to_string()),
         Form::Json => output::document(&message::json(&node)?)?,
         Form::Ndjson => output::data(&message::json(&node)?.to_string()),
-        Form::Table => show(&node),
+        Form::Table => show(&node, &names_of(&server, &node).await?),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(node: &pb::Node) {
+/// The names of the topics of which a node has something to say, by id.
+async fn names_of(server: &Server, node: &pb::Node) -> Result<HashMap<String, String>, CliError> {
+    if node.storage.as_ref().is_none_or(|storage| storage.problems.is_empty()) {
+        return Ok(HashMap::new());
+    }
+    let listed = topics::list(server, false, true).await?;
+    Ok(listed.into_iter().map(|topic| (topic.id, topic.name)).collect())
+}
+
+fn show(node: &pb::Node, names: &HashMap<String, String>) {
     let storage = node.storage.clone().unwrap_or_default();
     output::data(&format!("node {}  {}", node.id, state(node)));
     let roles: Vec<_> = node.roles().map(|role| format!("{role:?}").to_lowercase()).collect();
@@ -244,6 +259,9 @@ fn show(node: &pb::Node) {
     }
     for problem in &storage.problems {
         let (topic, partition, text) = (&problem.topic_id, problem.partition, &problem.problem);
-        output::data(&format!("  ! partition {partition} of topic {topic}: {text}"));
+        match names.get(topic) {
+            Some(name) => output::data(&format!("  ! partition {name}/{partition}: {text}")),
+            None => output::data(&format!("  ! partition {partition} of topic {topic}: {text}")),
+        }
     }
 }

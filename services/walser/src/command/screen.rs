@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::args::Form;
 use crate::error::CliError;
 use crate::output::{self, to_terminal};
+use crate::window;
 
 /// Moves to the upper left corner and clears what is below (ECMA-48: CUP, ED).
 const CLEAR: &str = "\x1b[H\x1b[J";
@@ -23,11 +24,20 @@ impl Screen {
         let clears = to_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         if clears && form == Form::Table {
             let _ = write!(std::io::stdout(), "{CLEAR}");
+            if let Some((columns, rows)) = output::terminal_size() {
+                window::open(columns, rows);
+            }
         }
         Self { follows: form == Form::Table && !clears }
     }
 
     pub(super) fn end(self) {
+        let left_out = window::close();
+        if left_out > 0 {
+            let more = if left_out == 1 { "1 more line" } else { &format!("{left_out} more lines") };
+            // Nothing follows it: a line end would move everything up.
+            let _ = write!(std::io::stdout(), "\u{2026} {more}").and_then(|()| std::io::stdout().flush());
+        }
         if self.follows {
             output::data("");
         }

@@ -153,6 +153,10 @@ fn table(server: &Server, seen: &Seen, before: Option<&Seen>) {
         let past = before.and_then(|before| Some((before, before.nodes().iter().find(|past| past.id == node.id)?)));
         show_node(seen, node, past);
     }
+    if !cluster.controller.is_empty() {
+        let coordinators = plural(i64::from(cluster.group_coordinator_count), "group coordinator");
+        output::data(&format!("controller  {} leads · {coordinators}", cluster.controller));
+    }
     let topics = plural(i64::from(health.topic_count), "topic");
     output::data(&format!("{topics} · {}", plural(i64::from(health.partition_count), "partition")));
 }

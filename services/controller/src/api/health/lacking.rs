@@ -151,7 +151,8 @@ fn refusing_issue(refusing: &Lacking, away: bool) -> pb::HealthIssue {
     let hint = format!(
         "writes with acks=all are refused there, and what is known to be committed can be read; {}; a leader that does not \
          reach the others makes way for one that does (`walser partition elect TOPIC PARTITION --node ID --unclean \
-         --accept-loss`); where nodes are lost for good, {fewer} goes on with fewer",
+         --accept-loss`); where nodes are lost for good, {fewer} goes on with fewer: put it back when they \
+         are replaced",
         missing_hint(away)
     );
     critical("PARTITIONS_UNDER_MIN_ISR", message, hint, refusing.objects())

@@ -420,7 +420,12 @@ impl Supervisor {
     /// Stops processes, in the order opposite to the start, and kills what does not stop.
     async fn stop(&mut self, indexes: &[usize]) {
         for role in ClusterRole::value_variants().iter().rev() {
-            self.stop_at_once(&self.of_role(indexes, *role)).await;
+            let of_role = self.of_role(indexes, *role);
+            // A member of etcd hands its lead over to one that runs, and waits for that where the others stop as well.
+            let together = if *role == ClusterRole::Etcd { 1 } else { of_role.len().max(1) };
+            for some in of_role.chunks(together) {
+                self.stop_at_once(some).await;
+            }
         }
     }
 

@@ -89,6 +89,14 @@ fn replicas(topics: &[pb::Topic], Surrounding { storage_nodes, min_insync, .. }:
                     min.insync.replicas, as with 3 and 2";
         report.warned("topics", format!("min.insync.replicas is all replicas: {named}"), help);
     }
+    let copies = |topic: &pb::Topic| usize::try_from(topic.replication_factor).unwrap_or(0);
+    let loose = of(topics, |topic| copies(topic) >= NODES_FOR_COPIES && required(topic) == 1);
+    if let Some(named) = loose.named() {
+        let help = "a write is acknowledged with one copy of it, and is lost with the disk of that: set min.insync.replicas=2 for \
+                    topics with three replicas (`walser topic alter`, or `walser cluster config set \
+                    cluster.min.insync.replicas=2` for all that do not say otherwise)";
+        report.warned("topics", format!("three replicas or more, of which one must have a write: {named}"), help);
+    }
     let single = of(topics, |topic| storage_nodes >= NODES_FOR_COPIES && topic.replication_factor == 1);
     if let Some(named) = single.named() {
         let help = "the records are gone with the disk of one node, and away while it is down: create such topics with \
@@ -152,10 +160,12 @@ mod tests {
         let all = topic("all", 2, &[]);
         let own = topic("own", 3, &[("min.insync.replicas", "3")]);
         let single = topic("single", 1, &[("min.insync.replicas", "1")]);
+        let loose = topic("loose", 3, &[("min.insync.replicas", "1")]);
         let large = topic("large", 3, &[("max.message.bytes", "8388608")]);
-        let told = troubles(&[fine, all, own, single, large], SURROUNDING);
+        let told = troubles(&[fine, all, own, loose, single, large], SURROUNDING);
         let expected = [
             "min.insync.replicas is all replicas: all, own",
+            "three replicas or more, of which one must have a write: loose",
             "one replica in a cluster of 3 storage nodes: single",
             "records may be larger than clients take by default (max.message.bytes): large",
         ];
