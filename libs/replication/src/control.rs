@@ -26,7 +26,7 @@ use crate::{NodeSet, PartitionState};
 pub use create::{create, delete};
 pub use elect::{
     Candidate, Lack, Recovery, elect_declared_lost, elect_eligible, elect_named, elect_preferred, elect_unclean,
-    lead_again, leave_lead, recovery_candidates, step_down,
+    eligible_leader, lead_again, leave_lead, recovery_candidates, step_down,
 };
 pub use isr::{Refusal, alter_isr, change_min_isr, give_up_records, renew_epoch};
 pub use members::{
@@ -159,12 +159,11 @@ impl DecisionContext {
         state.whole().iter().find(|other| *other != node && self.alive(*other))
     }
 
-    /// Whether a node's data directory has failed while another node in service, whose directory has not, has everything of
-    /// a partition.
+    /// Whether a node's data directory has failed while another node that is heard, and whose directory has not, has
+    /// everything of a partition.
     fn is_lost_to(&self, state: &PartitionState, node: NodeId) -> bool {
-        // It leads on until the other one is heard, or fenced: nobody would lead.
-        let there = |other| if state.leader == Some(node) { self.heard(other) } else { self.alive(other) };
-        let able = |other: NodeId| other != node && there(other) && !self.failed.contains(other);
+        // A silent one may be gone, and it counts until that is known.
+        let able = |other: NodeId| other != node && self.heard(other) && !self.failed.contains(other);
         self.failed.contains(node) && state.whole().iter().any(able)
     }
 

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use walser_metadata::{Changes, PartitionEntry};
 use walser_metastore::Revision;
 use walser_model::{Clock, NodeId, TopicId, TopicPartition};
+use walser_replication::NodeSet;
 use walser_replication::control::{self, Decision, DecisionContext};
 use walser_rpc::ApiError;
 
@@ -221,7 +222,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             let _turn = self.nodes.turns().next().await?;
             let (view, context) = self.nodes.committer().context()?;
             let Some(entry) = view.metadata.node(node) else { continue };
-            if let Err(why) = check_address(node, &view, &entry.registration) {
+            if let Err(why) = check_address(node, (&view, &NodeSet::EMPTY), &entry.registration) {
                 if self.refused.turned_away(node, now).is_none() {
                     tracing::warn!(node = %node, %why, "a node is not taken back into service");
                 }

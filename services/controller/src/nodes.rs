@@ -56,10 +56,14 @@ fn check_vacant(node: NodeId, known: &NodeEntry, new: &NodeRegistration) -> Resu
 }
 
 /// Refuses the address of another node that is in service: what is meant for one of them would come to the other.
-pub(crate) fn check_address(node: NodeId, view: &ClusterView, new: &NodeRegistration) -> Result<(), ApiError> {
+pub(crate) fn check_address(
+    node: NodeId,
+    (view, silent): (&ClusterView, &NodeSet),
+    new: &NodeRegistration,
+) -> Result<(), ApiError> {
     let address = &*new.internal_address;
     let has_it = |(other, known): &(NodeId, &Arc<NodeEntry>)| {
-        let in_service = known.epoch > 0 && !known.liveness.fenced;
+        let in_service = known.epoch > 0 && !known.liveness.fenced && !silent.contains(*other);
         *other != node && in_service && !address.is_empty() && known.registration.internal_address == address
     };
     let Some((other, _)) = view.metadata.nodes().find(has_it) else { return Ok(()) };
@@ -131,7 +135,8 @@ impl Nodes {
             let _turn = self.turns.next().await?;
             admits()?;
             let (view, context) = self.committer.context()?;
-            check_address(node, &view, registration)?;
+            // One that is not heard may have moved; where it has not, this one is not unfenced.
+            check_address(node, (&view, &context.silent), registration)?;
             let known = view.metadata.node(node);
             let replaced = known.filter(|known| self.replaces_directory(known, registration, &view, held));
             if let Some(known) = replaced {

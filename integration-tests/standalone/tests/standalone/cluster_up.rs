@@ -191,6 +191,19 @@ async fn starts_that_overlap_start_no_process_twice() {
     up.act_ok(&["resume", "controller"]);
     assert!(gateway.wait().unwrap().success() && all.wait().unwrap().success());
     assert_eq!(find(&dir, "gateway", 2)["state"], "running");
+
+    // What is stopped while it is being started ends the start: the gateway behind it would come up after that.
+    up.act_ok(&["stop", "storage-node", "1"]);
+    up.act_ok(&["stop", "gateway", "2"]);
+    up.act_ok(&["pause", "controller"]);
+    let all = up.command(&["start"]).stderr(Stdio::piped()).spawn().unwrap();
+    until(async || is_there("storage-node", 1).await, "the start is on its way").await;
+    up.act_ok(&["stop", "storage-node", "1"]);
+    let ended = all.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success() && text.contains("storage-node 1 was stopped before all of them served"), "{text}");
+    up.act_ok(&["resume", "controller"]);
+    assert!(!is_there("gateway", 2).await && !is_there("storage-node", 1).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

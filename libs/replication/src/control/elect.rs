@@ -87,13 +87,7 @@ pub(super) fn elect(context: &DecisionContext, state: &mut PartitionState) -> Op
         lead(context, state, Some(node));
         return Some(node);
     }
-    let eligible = || {
-        first(&state.elr, &|node| context.alive(node) && !context.failed.contains(node))
-            .or_else(|| first(&state.elr, &|node| context.alive(node)))
-    };
-    if state.isr.is_empty()
-        && let Some(node) = eligible()
-    {
+    if let Some(node) = eligible_leader(context, state) {
         state.end_comparison();
         lead_of_eligible(context, state, node);
         return Some(node);
@@ -102,6 +96,16 @@ pub(super) fn elect(context: &DecisionContext, state: &mut PartitionState) -> Op
         lead(context, state, None);
     }
     None
+}
+
+/// Who of the eligible leads where nobody is in sync. One whose data directory has failed does where all of them are in
+/// service; otherwise it is waited for another one that comes back, or for its directory.
+pub fn eligible_leader(context: &DecisionContext, state: &PartitionState) -> Option<NodeId> {
+    let eligible = || state.replicas.iter().copied().filter(|node| state.elr.contains(*node));
+    let alive = || eligible().filter(|node| context.alive(*node));
+    let able = alive().find(|node| !context.failed.contains(*node));
+    let all_there = alive().count() == state.elr.len();
+    able.or_else(|| alive().next().filter(|_| all_there)).filter(|_| state.isr.is_empty())
 }
 
 /// Gives leadership back to the first replica, when it can lead. `None`: nothing is to be done.
@@ -166,7 +170,7 @@ pub fn elect_declared_lost<P: Clone>(
 ) -> Option<Decision<P>> {
     let state = &record.state;
     let eligible = state.electable();
-    if eligible.iter().any(|node| context.alive(node)) {
+    if state.isr.iter().any(|node| context.alive(node)) || eligible_leader(context, state).is_some() {
         return None;
     }
     let said = |node: &NodeId| {

@@ -3,7 +3,7 @@
 use walser_model::{LeaderEpoch, NodeId};
 
 use super::elect::{elect, lead};
-use super::reconcile::last_but_failed;
+use super::reconcile::all_eligible;
 use super::{Decision, DecisionContext, PartitionRecord, Write};
 use crate::{NodeSet, PartitionState};
 
@@ -183,9 +183,9 @@ pub fn admit<'a, P: Clone + 'a>(
         None => {
             let of_node = partitions.filter(|(record, _)| record.state.replicas.contains(&node));
             let swept = |(record, integrity): (&'a PartitionRecord<P>, _)| {
-                let failed = last_but_failed(context, &record.state).filter(|_| integrity == ReplicaIntegrity::Intact);
-                let failed = failed.and_then(|failed| sweep(context, record, failed, ReplicaIntegrity::Unclean));
-                failed.or_else(|| sweep(context, record, node, integrity))
+                let whole = integrity == ReplicaIntegrity::Intact;
+                let eligible = whole.then(|| all_eligible(context, record)).flatten();
+                eligible.or_else(|| sweep(context, record, node, integrity))
             };
             of_node.filter_map(swept).collect()
         }

@@ -168,7 +168,11 @@ fn turned_away_issue(node: NodeId, why: &ApiError, down: pb::HealthIssue) -> pb:
 /// A process that is not taken, and whose id is that of nobody else, or of a node that is in service.
 fn stranger_issue(node: NodeId, why: &ApiError) -> pb::HealthIssue {
     let message = format!("a process that is to be storage node {node} was refused: {}", why.message());
-    let hint = "it tries again for a while, and then ends; nothing was changed in its directory".to_owned();
+    let ends = match why.reason() {
+        Reason::NodeIdInUse | Reason::NodeAddressInUse => "it tries again for a while, and then ends",
+        _ => "it has ended",
+    };
+    let hint = format!("{ends}; nothing was changed in its directory");
     issue(why.reason_name(), pb::HealthStatus::Degraded, message, hint, vec![format!("nodes/{node}")])
 }
 

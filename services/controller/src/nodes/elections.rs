@@ -295,7 +295,7 @@ impl Wish {
     /// Why nobody is elected without proof.
     fn not_yet(self, context: &DecisionContext, found: &PartitionEntry) -> String {
         let state = &found.record.state;
-        if let Some(node) = state.electable().iter().find(|node| context.alive(*node)) {
+        if let Some(node) = control::eligible_leader(context, state) {
             return format!(
                 "node {node} has everything and is in service: it leads as soon as it can open its log; try again"
             );

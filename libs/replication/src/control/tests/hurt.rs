@@ -369,6 +369,11 @@ fn where_all_others_are_gone_a_node_whose_directory_has_failed_is_not_the_only_o
             record.state = written(decision);
         }
         assert_eq!((record.state.leader, record.state.isr.is_empty()), (None, true), "{record:?}");
+        assert_eq!(record.state.elr, ids(&[1, 2]), "both have everything");
+        let mut well = context.clone();
+        well.failed = ids(&[]);
+        let first = written(reconcile(&well, &record, min_isr).unwrap());
+        assert_eq!((first.leader, first.isr), (Some(NodeId(2)), ids(&[2])), "its directory is well again before that");
         context.nodes.get_mut(&NodeId(1)).unwrap().fenced = false;
         written(reconcile(&context, &record, min_isr).unwrap())
     };
@@ -378,13 +383,57 @@ fn where_all_others_are_gone_a_node_whose_directory_has_failed_is_not_the_only_o
     fenced(&mut context, 1);
     let mut record = record(&[1, 2], &[1, 2], 1);
     record.state.leader = Some(NodeId(2));
-    for _ in 0..2 {
-        let decisions = admit(&context, NodeId(1), [(&record, Intact)].into_iter());
-        record.state = written(decisions.into_iter().next().unwrap());
-    }
-    assert_eq!((record.state.isr.is_empty(), record.state.elr.clone()), (true, ids(&[1])), "{record:?}");
+    let decisions = admit(&context, NodeId(1), [(&record, Intact)].into_iter());
+    record.state = written(decisions.into_iter().next().unwrap());
+    assert_eq!((record.state.isr.is_empty(), record.state.elr.clone()), (true, ids(&[1, 2])), "{record:?}");
     for (leader, min_isr) in [(1, 1), (2, 1), (1, 2), (2, 2)] {
         let state = recovered(leader, min_isr);
         assert_eq!((state.leader, state.isr), (Some(NodeId(1)), ids(&[1])), "led by {leader}, {min_isr} at least");
     }
+}
+
+/// A reader's find: a directory that had failed for a moment made a whole replica count for nothing, and a shorter log led.
+#[test]
+fn one_whose_directory_failed_for_a_moment_is_not_forgotten_when_the_others_come_back_with_less() {
+    for (replicas, min_isr) in [(vec![1, 2], 1), (vec![1, 2], 2), (vec![1, 2, 3], 2), (vec![1, 2, 3], 1)] {
+        let (mut context, mut record) = (context(), record(&replicas, &replicas, min_isr));
+        let last = *replicas.last().unwrap();
+        record.state.leader = Some(NodeId(last));
+        let others = &replicas[..replicas.len() - 1];
+        context.failed = ids(others);
+        context.silent = ids(&[last]);
+        assert_eq!(reconcile(&context, &record, min_isr), None, "a silent one is heard again, or fenced, in a moment");
+        context.silent = ids(&[]);
+        fenced(&mut context, last);
+        while let Some(decision) = reconcile(&context, &record, min_isr) {
+            record.state = written(decision);
+        }
+        assert_eq!((record.state.leader, record.state.elr.clone()), (None, ids(&replicas)));
+        // What it had in the page cache is lost; the directories of the others are well again, or not.
+        let decisions = admit(&context, NodeId(last), [(&record, Unclean)].into_iter());
+        record.state = written(decisions.into_iter().next().unwrap());
+        for failed in [others, &[]] {
+            context.failed = ids(failed);
+            let state = match reconcile(&context, &record, min_isr) {
+                Some(decision) => written(decision),
+                None => record.state.clone(),
+            };
+            assert_eq!(state.leader, Some(NodeId(1)), "{replicas:?} {min_isr} {failed:?}");
+        }
+    }
+}
+
+/// Whoever is away is lost for good, and the directory that has failed can be read: people say so.
+#[test]
+fn one_whose_directory_has_failed_leads_when_those_who_are_away_are_declared_lost() {
+    let (mut context, mut record) = (context(), record(&[1, 2], &[], 1));
+    record.state.leader = None;
+    record.state.elr = ids(&[1, 2]);
+    context.failed = ids(&[1]);
+    fenced(&mut context, 2);
+    assert_eq!(reconcile(&context, &record, 1), None);
+    let state = written(elect_declared_lost(&context, &record, &[offer(1, 9, true)], None).unwrap());
+    assert_eq!(state.leader, Some(NodeId(1)));
+    context.failed = ids(&[]);
+    assert_eq!(elect_declared_lost(&context, &record, &[offer(1, 9, true)], None), None, "it is about to lead");
 }

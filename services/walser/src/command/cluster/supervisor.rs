@@ -3,7 +3,8 @@
 //! One thing at a time, but for starts: what is started may wait for another process that is to be resumed. A process that
 //! has ended stays down until someone asks for its start.
 
-use std::collections::VecDeque;
+mod starting;
+
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -19,10 +20,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use walser_client::Client;
 
+use self::starting::Starting;
 use super::complaint::not_serving;
 use super::control::{Asked, ControlAction, ControlRefusal, ControlRequest};
 use super::layout::{self, ClusterDirectory, ClusterProcess, ClusterProcessState};
-use super::lost_members::EtcdMembers;
 use super::metastore::{ClusterMetastore, EtcdPort};
 use crate::cli::ClusterRole;
 use crate::error::{CliError, NOT_FOUND, WRONG_STATE};
@@ -43,23 +44,6 @@ const FREE_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
 /// Pause between two looks after processes, should a signal of the system be missed.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Processes that are being started, role by role.
-#[derive(Debug)]
-struct Starting {
-    /// All that are meant.
-    chosen: Vec<usize>,
-    /// Of the role that is started now.
-    waiting: Vec<usize>,
-    /// Those that come after them.
-    later: VecDeque<ClusterRole>,
-    /// When the first of these was started.
-    begun: Instant,
-    /// Those that a cluster can do without do not end the start, as long as others of their role serve.
-    spares: bool,
-    /// Those that did not come up, and why.
-    missing: Vec<(usize, String)>,
-}
 
 /// A start that another terminal has asked for.
 type Pending = (Asked, Starting);
@@ -149,6 +133,9 @@ impl Supervisor {
                     Ok(None) => {
                         let outcome = self.obey(&asked.request).await;
                         self.directory.write(&self.processes)?;
+                        if matches!(asked.request.action, ControlAction::Stop | ControlAction::Kill) {
+                            self.end_starts_of(outcome.as_deref().unwrap_or_default(), &mut pending);
+                        }
                         asked.answer(outcome);
                     }
                     Err(why) => asked.answer(Err(why)),
@@ -166,85 +153,14 @@ impl Supervisor {
                         self.directory.write(&self.processes)?;
                         asked.answer(self.outcome(starting));
                     }
-                    Err(why) => asked.answer(Err(why.into())),
-                }
-            }
-        }
-    }
-
-    /// What a start has come to.
-    fn outcome(&self, starting: Starting) -> Result<Vec<ClusterProcess>, ControlRefusal> {
-        let Starting { chosen, missing, .. } = starting;
-        let known = |index: &usize| missing.iter().any(|(missing, _)| missing == index);
-        let stopped = chosen.iter().filter(|index| self.children[**index].is_none() && !known(index));
-        let stopped = stopped.map(|index| format!("{} came up and is down again", self.processes[*index].name()));
-        let why: Vec<_> = missing.iter().map(|(_, why)| why.clone()).chain(stopped).collect();
-        if why.is_empty() {
-            return Ok(chosen.iter().map(|index| self.processes[*index].clone()).collect());
-        }
-        Err(format!("{}\n  all others run", why.join("\n")).into())
-    }
-
-    /// Begins a start, if that is what is asked for.
-    fn take(&mut self, request: &ControlRequest) -> Result<Option<Starting>, ControlRefusal> {
-        if request.action != ControlAction::Start {
-            return Ok(None);
-        }
-        self.note_ended();
-        Ok(Some(Starting { spares: request.id.is_none(), ..self.begin(self.chosen(request)?) }))
-    }
-
-    fn begin(&self, chosen: Vec<usize>) -> Starting {
-        let later = ClusterRole::value_variants().iter().copied().collect();
-        Starting { chosen, waiting: Vec::new(), later, begun: Instant::now(), spares: false, missing: Vec::new() }
-    }
-
-    /// Goes on with a start: true when everything serves.
-    fn advance(&mut self, starting: &mut Starting) -> Result<bool, String> {
-        loop {
-            while let Some(index) = starting.waiting.last().copied() {
-                match self.serves(index, starting.begun) {
-                    Ok(true) => {}
-                    Ok(false) => return Ok(false),
-                    Err(why) if starting.spares && self.is_spare(index, starting) => {
-                        starting.missing.push((index, why))
+                    Err(why) => {
+                        // What was started until then runs on.
+                        self.directory.write(&self.processes)?;
+                        asked.answer(Err(why.into()));
                     }
-                    Err(why) => return Err(why),
                 }
-                starting.waiting.pop();
-            }
-            EtcdMembers(&self.directory).note_formed().map_err(|error| error.what().to_owned())?;
-            let Some(role) = starting.later.pop_front() else { return Ok(true) };
-            starting.waiting = self.of_role(&starting.chosen, role);
-            starting.begun = Instant::now();
-            self.leave_out_lost(starting)?;
-            // What another start has begun meanwhile is waited for.
-            for index in starting.waiting.iter().filter(|index| self.children[**index].is_none()).collect::<Vec<_>>() {
-                self.spawn(*index).map_err(|error| format!("{}: {error}", self.processes[*index].name()))?;
             }
         }
-    }
-
-    /// Takes out those that must not be started. Of all at once: the first that starts has data.
-    fn leave_out_lost(&self, starting: &mut Starting) -> Result<(), String> {
-        for index in starting.waiting.clone() {
-            let lost = EtcdMembers(&self.directory).lost(&self.processes[index], &self.processes);
-            let Some(why) = lost.map_err(|error| error.what().to_owned())? else { continue };
-            if !starting.spares || !self.is_spare(index, starting) {
-                return Err(why);
-            }
-            starting.missing.push((index, why));
-            starting.waiting.retain(|waiting| *waiting != index);
-        }
-        Ok(())
-    }
-
-    /// Whether the cluster can do without one that has not come up: most of its role have, or may yet.
-    fn is_spare(&self, index: usize, starting: &Starting) -> bool {
-        let role = self.processes[index].role;
-        let all = self.of_role(&self.all(), role).len();
-        let missing = starting.missing.iter().filter(|(missing, _)| self.processes[*missing].role == role).count() + 1;
-        matches!(role, ClusterRole::Etcd | ClusterRole::StorageNode) && 2 * missing < all
     }
 
     /// Stops everything.
