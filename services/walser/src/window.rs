@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(broken("short", 20), ["short"]);
         assert_eq!(broken("", 20), [""]);
         let rows = broken("      start it again, or look at its log: it hangs", 24);
-        assert_eq!(rows, ["      start it again, or", "      look at its log: it", "      hangs"]);
+        assert_eq!(rows, ["      start it again, or", "      look at its log:", "      it hangs"]);
         assert_eq!(broken(&"x".repeat(45), 20), ["x".repeat(20), "x".repeat(20), "x".repeat(5)]);
         let wide = "ä".repeat(50);
         assert_eq!(broken(&wide, 20).concat(), wide);
