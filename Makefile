@@ -1,7 +1,7 @@
 # Every verb of the project. `make` shows them.
 .DEFAULT_GOAL := help
 SHELL := /usr/bin/env bash
-.PHONY: help build run demo test test-faults clients chart monitoring crash-long fuzz-long sim sim-long sim-mutations sim-shard bench images test-compose test-containers test-k8s smoke verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy verify-deny advisories fix fix-fmt fix-clippy
+.PHONY: help build run demo test test-faults clients chart monitoring crash-long fuzz-long sim sim-long sim-mutations sim-shard trace-picture bench images test-compose test-containers test-k8s smoke verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy verify-deny advisories fix fix-fmt fix-clippy
 
 help: ## Show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -48,6 +48,11 @@ sim-mutations: ## Switch off the rules of the protocol one by one: some seed mus
 
 sim-shard: ## Break the log under a storage node's shard, if it can be broken (SEED=n replays one seed; TURNS=n)
 	$(if $(SEED),SEED=$(SEED)) WALSER_SHARD_TURNS=$(or $(TURNS),100000000) cargo test -q -p walser-storage-node --lib shard::simulation::acknowledged
+
+trace-picture: ## Draw docs/pictures/trace.svg: the trace of one record, as a cluster tells it to a collector
+	cargo build -q --release -p walser
+	"$$(scripts/python.sh)" -m pip install -q --disable-pip-version-check 'opentelemetry-proto>=1.27'
+	"$$(scripts/python.sh)" scripts/trace_picture.py "$$(scripts/target_dir.sh)/release/walser" docs/pictures/trace.svg
 
 bench: build ## Measure this machine (RUNS=3 DURATION=10 PEER=kafka SCENARIO=rf3|failover|compaction|groups|group-admin)
 	scripts/bench.sh

@@ -84,6 +84,8 @@ async fn one_trace_leads_from_the_producer_to_every_copy_and_the_consumer_is_lin
     assert!(call.text("rpc.response.status_code").is_some(), "it lasts as long as the stream");
     let append = collector.one("append t").await;
     assert_eq!((&append.span.trace_id, &append.span.parent_span_id), (&hex(TRACE), &sent.span.span_id));
+    let ends = |told: &Told| told.span.end_time_unix_nano;
+    assert!(ends(&call) >= ends(&append), "the call lasts until what came on its stream is answered");
     until(async || collector.named("replicate t").len() == 2, "both followers have told their spans").await;
     for replicate in collector.named("replicate t") {
         assert_eq!((&replicate.span.trace_id, &replicate.span.parent_span_id), (&hex(TRACE), &append.span.span_id));

@@ -59,7 +59,7 @@ impl EtcdMembers<'_> {
         let help = match 2 * lost.len() < members.len() {
             true => {
                 "the others go on without it; put its directory back, or take the member out and put it in again while they \
-                 run (docs/operations.md, METADATA_STORE_DEGRADED)"
+                 run (docs/operations.md, A member of etcd has lost its data)"
             }
             false => {
                 "most members have lost theirs, and with them the metadata of the cluster: put the directories back, or \
@@ -125,7 +125,7 @@ mod tests {
         assert!(lost().is_empty());
         std::fs::remove_dir_all(data(1)).unwrap();
         assert!(
-            lost()[0].contains("etcd 2 has not come up") && lost()[0].contains("METADATA_STORE_DEGRADED"),
+            lost()[0].contains("etcd 2 has not come up") && lost()[0].contains("A member of etcd has lost its data"),
             "{:?}",
             lost()
         );

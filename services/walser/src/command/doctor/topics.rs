@@ -34,7 +34,7 @@ pub(super) async fn look(server: &Server, seen: &Seen, report: &mut Report) {
             return report.failed("topics", error.what(), error.help().unwrap_or("look at the log of the server"));
         }
     };
-    let default = settings.iter().find(|setting| setting.name == "cluster.min.insync.replicas");
+    let setting = |name: &str| settings.iter().find(|setting| setting.name == name)?.value.parse().ok();
     let known = |node: &pb::Node| {
         let disks = node.storage.as_ref().map(|storage| storage.disks.iter().map(|disk| disk.total_bytes).sum::<i64>());
         disks.filter(|bytes| *bytes > 0)
@@ -42,14 +42,31 @@ pub(super) async fn look(server: &Server, seen: &Seen, report: &mut Report) {
     let surrounding = Surrounding {
         storage_nodes: seen.nodes().len(),
         disk_bytes: seen.nodes().iter().map(known).sum(),
-        min_insync: default.and_then(|default| default.value.parse().ok()).unwrap_or(1),
+        min_insync: setting("cluster.min.insync.replicas").unwrap_or(1),
     };
+    places(seen.nodes(), setting("cluster.replication.factor").unwrap_or(1), report);
     let before = report.len();
     judge(&listed, surrounding, report);
     if report.len() == before {
         let count = plural(i64::try_from(listed.len()).unwrap_or(i64::MAX), "topic");
         report.fine("topics", format!("settings of {count}: none that hurts was found"));
     }
+}
+
+/// Storage nodes that take no new replicas, where the others are too few for a topic by default.
+fn places(nodes: &[pb::Node], replication_factor: i64, report: &mut Report) {
+    let (out, open): (Vec<_>, Vec<_>) = nodes.iter().partition(|node| node.cordoned || node.drained);
+    if out.is_empty() || i64::try_from(open.len()).unwrap_or(i64::MAX) >= replication_factor {
+        return;
+    }
+    let named = first_of(out.iter().map(|node| node.id.to_string()), out.len(), NAMED_MAX);
+    let (open, all) = (open.len(), nodes.len());
+    let text = format!(
+        "{open} of {all} storage nodes take new replicas, and topics have {replication_factor} by default: none can be created"
+    );
+    let help =
+        format!("`walser node uncordon ID` ends that a node is cordoned or drained, also over restarts: {named}");
+    report.warned("topics", text, help);
 }
 
 fn judge(topics: &[pb::Topic], surrounding: Surrounding, report: &mut Report) {
@@ -151,6 +168,19 @@ mod tests {
         let mut report = Report::default();
         judge(topics, surrounding, &mut report);
         report.troubles().into_iter().map(|(_, text)| text.to_owned()).collect()
+    }
+
+    #[test]
+    fn drained_nodes_that_leave_no_place_for_a_topic_are_told() {
+        let nodes = [false, true, true].map(|drained| pb::Node { drained, ..Default::default() });
+        let told = |factor| {
+            let mut report = Report::default();
+            places(&nodes, factor, &mut report);
+            report.troubles().into_iter().map(|(_, text)| text.to_owned()).collect::<Vec<_>>()
+        };
+        assert!(told(1).is_empty());
+        let expected = "1 of 3 storage nodes take new replicas, and topics have 3 by default: none can be created";
+        assert_eq!(told(3), [expected]);
     }
 
     #[test]
