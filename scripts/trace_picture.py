@@ -20,6 +20,8 @@ TOPIC = "orders"
 PATIENCE_S = 60
 # Kinds of spans in the protocol, and the colours in which they are drawn.
 COLOURS = {4: ("producer", "#2f6fdb"), 2: ("server", "#8a6fd1"), 1: ("internal", "#2e9d78"), 5: ("consumer", "#d9822b")}
+# Processes export every 5 s: after this long nothing more comes.
+QUIET_S = 7
 
 WIDTH, NAMES_WIDTH, ROW, TOP, MARGIN = 980, 430, 30, 64, 16
 
@@ -55,6 +57,8 @@ class Collector(otlp_grpc.TraceServiceServicer):
             if not self.news.wait_for(self.record_trace, PATIENCE_S):
                 told = sorted({f"{service}: {span.name}" for service, span in self.spans})
                 sys.exit(f"the trace is not whole after {PATIENCE_S} s; told were {told}")
+            while self.news.wait(QUIET_S):
+                pass
             return self.record_trace()
 
 
@@ -138,7 +142,7 @@ def draw(told):
     middles = {}
     for number, (depth, service, span) in enumerate(rows):
         y, later = TOP + ROW * number, span.name.startswith("process ")
-        kind, colour = COLOURS[span.kind]
+        kind, colour = COLOURS.get(span.kind, ("other", "#8c959f"))
         ms = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
         from_x, to_x = (right + 62, right + 86) if later else (x(span.start_time_unix_nano), x(span.end_time_unix_nano))
         middles[span.span_id] = (from_x, to_x, y + ROW / 2)

@@ -99,7 +99,9 @@ impl DataDirectory {
     pub fn open(disk: Arc<dyn Disk>, root: &Path, note: &str) -> Result<Self, DirectoryError> {
         let io_error = |source| DirectoryError::Io { path: root.to_owned(), source };
         let disk_calls = DiskCalls::default();
-        let disk: Arc<dyn Disk> = Arc::new(SeenDisk::new(disk, disk_calls.clone()));
+        let given = disk;
+        let seen = |disk| Arc::new(SeenDisk::new(disk, disk_calls.clone())) as Arc<dyn Disk>;
+        let disk = seen(Arc::clone(&given));
         let logs = root.join(LOGS);
         let missing: Vec<_> = root.ancestors().take_while(|dir| is_missing(&*disk, dir)).map(Path::to_owned).collect();
         disk.create_dir(root).map_err(io_error)?;
@@ -124,6 +126,8 @@ impl DataDirectory {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             disk.sync_dir(parent).map_err(io_error)?;
         }
+        // From here on something else may come to lie at the paths.
+        let disk = given.anchored(&[&logs, root]).map_err(io_error)?.map_or(disk, seen);
         let checkpoint = Checkpoint::open(&disk, &logs).map_err(io_error)?;
         let checkpoint = Arc::new(Mutex::new(checkpoint));
         let copies = CopyStore::open(Arc::clone(&disk), Arc::clone(&checkpoint)).map_err(io_error)?;

@@ -4,6 +4,7 @@
 //! a throw-away server and the simulated disk of the tests, with power loss, torn and reordered writes, lost
 //! directory entries, failing syncs and full space.
 
+mod anchored;
 mod calls;
 mod memory;
 mod real;
@@ -107,6 +108,12 @@ pub trait Disk: Send + Sync + Debug {
     fn restrict(&self, dir: &Path) -> io::Result<()>;
     /// Which directory the path leads to.
     fn directory_id(&self, dir: &Path) -> io::Result<DirectoryId>;
+    /// The same disk, where these directories, the innermost first, stay those that they are now, whatever becomes of their
+    /// paths; but [`Disk::directory_id`] says what a path leads to. `None`: it has no such thing.
+    fn anchored(&self, _dirs: &[&Path]) -> io::Result<Option<Arc<dyn Disk>>> {
+        Ok(None)
+    }
+
     /// Files that are open.
     fn open_files(&self) -> OpenFiles;
     /// Space left.

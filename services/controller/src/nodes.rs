@@ -12,8 +12,8 @@ use walser_metadata::NodeEntry;
 use walser_metadata::value::NodeRegistration;
 use walser_metastore::Revision;
 use walser_model::{LeaderEpoch, NodeId, TopicPartition};
-use walser_replication::NodeSet;
 use walser_replication::control::{self, PartitionRecord, Refusal, ReplicaIntegrity, Write};
+use walser_replication::{NodeSet, PartitionState};
 use walser_rpc::{ApiError, Reason};
 
 use crate::cluster_view::ClusterView;
@@ -98,10 +98,12 @@ fn check_only_copies(node: NodeId, view: &ClusterView, known: &NodeEntry) -> Res
 
 /// Refuses an older copy of a directory in place of the only one that has everything: what was acknowledged since would
 /// be lost everywhere, although that directory can come back.
-fn check_older_copies(node: NodeId, view: &ClusterView) -> Result<(), ApiError> {
+fn check_older_copies(node: NodeId, view: &ClusterView, failed: &NodeSet) -> Result<(), ApiError> {
     let records = view.metadata.partitions().map(|partition| &partition.record);
     let copied = records.filter(|record| record.state.replicas.len() > 1);
-    let count = copied.filter(|record| control::is_only_eligible(&record.state, node)).count();
+    // One that is on a directory that cannot be used does not count for it.
+    let only = |state: &PartitionState| state.whole().without(failed) == NodeSet::from_iter([node]);
+    let count = copied.filter(|record| only(&record.state)).count();
     if count == 0 {
         return Ok(());
     }
@@ -148,15 +150,16 @@ impl Nodes {
             }
             let older = known.is_some_and(|known| held.are_older(known));
             if older && replaced.is_none() {
-                check_older_copies(node, &view)?;
+                check_older_copies(node, &view, &context.failed)?;
             }
+            let failed = context.failed.contains(node);
             let integrity = |record: &PartitionRecord<TopicPartition>| {
                 if replaced.is_some() {
                     return ReplicaIntegrity::Gone;
                 }
                 let topic = view.metadata.topic(record.key.topic);
                 let page_cache = topic.is_some_and(|topic| held.counted_unflushed(topic));
-                control::counted(&context, &record.state, node, held.integrity(record.key, older, page_cache))
+                control::counted(&context, &record.state, node, held.integrity(record.key, older, (page_cache, failed)))
             };
             let records = view.metadata.partitions().map(|partition| &partition.record);
             let records = records.map(|record| (record, integrity(record))).collect::<Vec<_>>();

@@ -35,7 +35,8 @@ pub(crate) fn show(health: &Health, membership: &Membership) {
     let path = engine.directory.path().display();
     let unusable = engine.problem().map(|problem| format!("data directory {path}: {problem}"));
     let settling = settling.problem(&view.load());
-    let unheard = membership.is_unheard().then(|| UNHEARD.to_owned());
+    // Without its directory it notes no metadata, and is not up to date with the controller for that.
+    let unheard = (unusable.is_none() && membership.is_unheard()).then(|| UNHEARD.to_owned());
     health.set_problems(refused.into_iter().chain(unusable).chain(unheard).chain(settling).collect());
     let full =
         engine.space.full().then(|| "disk full: records are refused, reading and deleting still work".to_owned());

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::anchored::AnchoredDisk;
 use super::{DirectoryId, DirectoryLock, Disk, DiskFile, Entry, Open, OpenFiles, Space};
 
 /// Records are nobody's business but the server's.
@@ -96,6 +97,10 @@ impl Disk for RealDisk {
     fn directory_id(&self, dir: &Path) -> io::Result<DirectoryId> {
         let metadata = std::fs::metadata(dir)?;
         Ok(DirectoryId { device: metadata.dev(), inode: metadata.ino() })
+    }
+
+    fn anchored(&self, dirs: &[&Path]) -> io::Result<Option<Arc<dyn Disk>>> {
+        Ok(AnchoredDisk::new(*self, dirs)?.map(|disk| Arc::new(disk) as Arc<dyn Disk>))
     }
 
     fn open_files(&self) -> OpenFiles {

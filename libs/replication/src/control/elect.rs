@@ -103,7 +103,8 @@ pub(super) fn elect(context: &DecisionContext, state: &mut PartitionState) -> Op
 pub fn eligible_leader(context: &DecisionContext, state: &PartitionState) -> Option<NodeId> {
     let eligible = || state.replicas.iter().copied().filter(|node| state.elr.contains(*node));
     let alive = || eligible().filter(|node| context.alive(*node));
-    let able = alive().find(|node| !context.failed.contains(*node));
+    // Of one that is not heard it is not known.
+    let able = alive().find(|node| context.heard(*node) && !context.failed.contains(*node));
     let all_there = alive().count() == state.elr.len();
     able.or_else(|| alive().next().filter(|_| all_there)).filter(|_| state.isr.is_empty())
 }

@@ -127,6 +127,10 @@ pub fn give_up<P: Clone>(
         return Some(swept);
     }
     let mut state = record.state.clone();
+    // It would lead as soon as it can, and whoever else is eligible would count no more.
+    if state.leader.is_none() && state.elr.contains(node) && state.whole().len() > 1 {
+        return sweep(context, record, node, ReplicaIntegrity::Unclean);
+    }
     if state.leader != Some(node) || !context.alive(node) {
         return None;
     }

@@ -42,16 +42,17 @@ pub fn reconcile<P: Clone>(
 
 /// Where the data directories of all in sync that are in service have failed, and others that are fenced are in sync, too:
 /// all of them have everything, and all are eligible. Whoever can leads: one that is fenced and comes back, or one whose
-/// directory is well again. `None`: it is not so.
+/// directory is well again. A process that was started anew on such a directory does not count as that. `None`: it is not so.
 pub(super) fn all_eligible<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>) -> Option<Decision<P>> {
     let isr = &record.state.isr;
     let alive = || isr.iter().filter(|node| context.alive(*node));
     let none_can = alive().next().is_some() && alive().all(|node| context.failed.contains(node));
-    if !none_can || alive().count() == isr.len() {
+    let lost = isr.iter().any(|node| context.is_lost_to(&record.state, node));
+    if !none_can || lost || alive().count() == isr.len() {
         return None;
     }
     let mut state = record.state.clone();
     state.set_isr(NodeSet::EMPTY);
-    elect(context, &mut state);
-    Some(Decision::of_partition(context, record, state, isr.iter()))
+    let chosen = elect(context, &mut state);
+    Some(Decision::of_partition(context, record, state, isr.iter().chain(chosen)))
 }

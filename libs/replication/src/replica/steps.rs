@@ -157,7 +157,9 @@ impl<W> Replica<W> {
                 }
                 // What has counted from the page cache may be lost.
                 Role::Follow => self.failed && self.lazy && known.counts(self.node),
-                Role::Rest | Role::Gone => false,
+                // As soon as it can it would lead without those who are eligible as well.
+                Role::Rest => self.failed && self.lazy && known.counts(self.node) && known.others_count(self.node),
+                Role::Gone => false,
             },
         };
         if wanted && self.rules.hold(Rule::LeadIsGivenUp) {

@@ -35,13 +35,19 @@ impl Holdings {
     }
 
     /// What the node has of a partition. `older`: its directory is an older copy. `page_cache`: records of the topic may have
-    /// counted before they were flushed. What may be lost without a trace comes first: damage is seen, and says that the
+    /// counted before they were flushed. `failed`: the last that the process before has said is that it cannot use the
+    /// directory, and so it could not note there that what was not flushed may be lost. What may be lost without a trace comes first: damage is seen, and says that the
     /// rest is there.
-    pub(crate) fn integrity(&self, id: TopicPartition, older: bool, page_cache: bool) -> ReplicaIntegrity {
+    pub(crate) fn integrity(
+        &self,
+        id: TopicPartition,
+        older: bool,
+        (page_cache, failed): (bool, bool),
+    ) -> ReplicaIntegrity {
         match self.damaged.contains(&id) {
             // Of any age: others have more.
             _ if older => ReplicaIntegrity::Gone,
-            _ if self.unclean && page_cache => ReplicaIntegrity::Unclean,
+            _ if page_cache && (self.unclean || failed) => ReplicaIntegrity::Unclean,
             true => ReplicaIntegrity::Damaged,
             false => ReplicaIntegrity::Intact,
         }
@@ -85,14 +91,16 @@ mod tests {
     fn what_may_be_lost_without_a_trace_counts_before_damage() {
         let id = TopicPartition::new(TopicId::from_bytes([1; 16]), PartitionIndex(0));
         let sound = Holdings::default();
-        assert_eq!(sound.integrity(id, false, true), ReplicaIntegrity::Intact);
+        assert_eq!(sound.integrity(id, false, (true, false)), ReplicaIntegrity::Intact);
+        assert_eq!(sound.integrity(id, false, (true, true)), ReplicaIntegrity::Unclean, "nothing could be noted there");
+        assert_eq!(sound.integrity(id, false, (false, true)), ReplicaIntegrity::Intact);
         let damaged = Holdings { damaged: [id].into(), ..Holdings::default() };
-        assert_eq!(damaged.integrity(id, false, true), ReplicaIntegrity::Damaged);
-        assert_eq!(damaged.integrity(id, true, true), ReplicaIntegrity::Gone);
+        assert_eq!(damaged.integrity(id, false, (true, false)), ReplicaIntegrity::Damaged);
+        assert_eq!(damaged.integrity(id, true, (true, false)), ReplicaIntegrity::Gone);
         let unclean = Holdings { unclean: true, ..damaged };
-        assert_eq!(unclean.integrity(id, false, false), ReplicaIntegrity::Damaged, "all of it was flushed");
-        assert_eq!(unclean.integrity(id, false, true), ReplicaIntegrity::Unclean);
-        assert_eq!(unclean.integrity(id, true, true), ReplicaIntegrity::Gone);
+        assert_eq!(unclean.integrity(id, false, (false, false)), ReplicaIntegrity::Damaged, "all of it was flushed");
+        assert_eq!(unclean.integrity(id, false, (true, false)), ReplicaIntegrity::Unclean);
+        assert_eq!(unclean.integrity(id, true, (true, false)), ReplicaIntegrity::Gone);
     }
 
     #[test]

@@ -437,3 +437,21 @@ fn one_whose_directory_has_failed_leads_when_those_who_are_away_are_declared_los
     context.failed = ids(&[]);
     assert_eq!(elect_declared_lost(&context, &record, &[offer(1, 9, true)], None), None, "it is about to lead");
 }
+
+/// A log that has failed would lead as soon as its directory is well, and whoever has everything would count no more.
+#[test]
+fn one_whose_log_has_failed_does_not_stay_eligible_beside_another_one() {
+    let (mut context, mut record) = (context(), record(&[1, 2], &[], 1));
+    record.state.leader = None;
+    record.state.elr = ids(&[1, 2]);
+    context.failed = ids(&[1]);
+    fenced(&mut context, 2);
+    let epoch = record.state.leader_epoch;
+    let state = written(give_up(&context, &record, NodeId(1), epoch).unwrap());
+    assert_eq!((state.leader, state.elr.clone(), state.last_known_elr.clone()), (None, ids(&[2]), ids(&[1])));
+    record.state = state;
+    assert_eq!(give_up(&context, &record, NodeId(1), record.state.leader_epoch), None);
+    record.state.elr = ids(&[1]);
+    record.state.last_known_elr = ids(&[]);
+    assert_eq!(give_up(&context, &record, NodeId(1), record.state.leader_epoch), None, "it is all there is");
+}

@@ -49,6 +49,13 @@ pub(crate) struct ControlRequest {
     pub(crate) id: Option<u32>,
 }
 
+impl ControlRequest {
+    /// Whether it means this process.
+    pub(super) fn means(&self, process: &ClusterProcess) -> bool {
+        self.role.is_none_or(|role| role == process.role) && self.id.is_none_or(|id| id == process.id)
+    }
+}
+
 /// What the supervisor says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -134,7 +134,7 @@ impl Supervisor {
                         let outcome = self.obey(&asked.request).await;
                         self.directory.write(&self.processes)?;
                         if matches!(asked.request.action, ControlAction::Stop | ControlAction::Kill) {
-                            self.end_starts_of(outcome.as_deref().unwrap_or_default(), &mut pending);
+                            self.end_starts_of(&asked.request, &mut pending);
                         }
                         asked.answer(outcome);
                     }
@@ -201,10 +201,8 @@ impl Supervisor {
     /// The processes that a request means: those that it can be done with, where it names a group.
     fn chosen(&self, request: &ControlRequest) -> Result<Vec<usize>, ControlRefusal> {
         let ControlRequest { action, role, id } = request;
-        let means = |process: &ClusterProcess| {
-            role.is_none_or(|role| role == process.role) && id.is_none_or(|id| id == process.id)
-        };
-        let meant: Vec<usize> = (0..self.processes.len()).filter(|index| means(&self.processes[*index])).collect();
+        let means = |index: &usize| request.means(&self.processes[*index]);
+        let meant: Vec<usize> = (0..self.processes.len()).filter(means).collect();
         let (runs, do_not_run) = if meant.len() == 1 { ("runs", "does not run") } else { ("run", "do not run") };
         let name = |role: &Option<ClusterRole>| role.map_or_else(|| "process".to_owned(), |role| role.to_string());
         if meant.is_empty() {

@@ -106,15 +106,12 @@ impl Supervisor {
         matches!(role, ClusterRole::Etcd | ClusterRole::StorageNode) && 2 * missing < all
     }
 
-    /// Ends the starts in which some of these are, which were stopped: what is behind them would be started all the same.
-    pub(super) fn end_starts_of(&self, stopped: &[ClusterProcess], pending: &mut Vec<Pending>) {
-        let name = |index: &usize| self.processes[*index].name();
-        let concerned = |starting: &Starting| {
-            let names = starting.chosen.iter().map(name);
-            names.filter(|name| stopped.iter().any(|stopped| stopped.name() == *name)).collect::<Vec<_>>()
-        };
+    /// Ends the starts of what a stop has meant that does not run now: what is behind it would be started all the same.
+    pub(super) fn end_starts_of(&self, stop: &ControlRequest, pending: &mut Vec<Pending>) {
+        let stopped = |index: &&usize| stop.means(&self.processes[**index]) && self.children[**index].is_none();
         for (asked, starting) in std::mem::take(pending) {
-            let names = concerned(&starting);
+            let ended = starting.chosen.iter().filter(stopped);
+            let names: Vec<_> = ended.map(|index| self.processes[*index].name()).collect();
             if names.is_empty() {
                 pending.push((asked, starting));
                 continue;
