@@ -127,6 +127,7 @@ impl DataDirectory {
             disk.sync_dir(parent).map_err(io_error)?;
         }
         // From here on something else may come to lie at the paths.
+        let opened = [disk.directory_id(root).map_err(io_error)?, disk.directory_id(&logs).map_err(io_error)?];
         let disk = given.anchored(&[&logs, root]).map_err(io_error)?.map_or(disk, seen);
         let checkpoint = Checkpoint::open(&disk, &logs).map_err(io_error)?;
         let checkpoint = Arc::new(Mutex::new(checkpoint));
@@ -134,7 +135,6 @@ impl DataDirectory {
         let set_aside = SetAsideStore::open(Arc::clone(&disk), root, &logs, Arc::clone(&checkpoint));
         let set_aside = set_aside.map_err(io_error)?;
         let metadata_version = MetadataVersion::open(Arc::clone(&disk), root).map_err(io_error)?;
-        let opened = [disk.directory_id(root).map_err(io_error)?, disk.directory_id(&logs).map_err(io_error)?];
         let (root, identity) = (root.to_owned(), Mutex::new(identity));
         let last_run = OnceLock::new();
         Ok(Self {

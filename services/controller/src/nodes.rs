@@ -96,20 +96,25 @@ fn check_only_copies(node: NodeId, view: &ClusterView, known: &NodeEntry) -> Res
     Err(ApiError::new(Reason::NodeIdInUse, text).with("nodeId", node).with("partitions", count))
 }
 
+/// Whether nobody else has everything, but on directories that cannot be used. What this node has said of its own was said by
+/// the process before.
+fn is_only_usable(state: &PartitionState, node: NodeId, failed: &NodeSet) -> bool {
+    let whole = state.whole();
+    whole.contains(node) && whole.iter().all(|other| other == node || failed.contains(other))
+}
+
 /// Refuses an older copy of a directory in place of the only one that has everything: what was acknowledged since would
 /// be lost everywhere, although that directory can come back.
 fn check_older_copies(node: NodeId, view: &ClusterView, failed: &NodeSet) -> Result<(), ApiError> {
     let records = view.metadata.partitions().map(|partition| &partition.record);
     let copied = records.filter(|record| record.state.replicas.len() > 1);
-    // One that is on a directory that cannot be used does not count for it.
-    let only = |state: &PartitionState| state.whole().without(failed) == NodeSet::from_iter([node]);
-    let count = copied.filter(|record| only(&record.state)).count();
+    let count = copied.filter(|record| is_only_usable(&record.state, node, failed)).count();
     if count == 0 {
         return Ok(());
     }
     let text = format!(
         "the data directory of storage node {node}, or only its logs, is an older copy, or its file logs/checkpoint is gone: the node has served since, and its replicas were the \
-         only ones in sync of {count} partitions; put the latest directory back; or `walser partition elect TOPIC \
+         only ones in sync of {count} partitions; put the latest directory back, or mend that of another node in sync, if one has failed; or `walser partition elect TOPIC \
          --unclean --accept-loss` goes on with what other nodes have; or delete the topics, which deletes those records \
          for good"
     );
@@ -159,6 +164,8 @@ impl Nodes {
                 }
                 let topic = view.metadata.topic(record.key.topic);
                 let page_cache = topic.is_some_and(|topic| held.counted_unflushed(topic));
+                // Where nobody else has everything, it is all there is.
+                let failed = failed && !is_only_usable(&record.state, node, &context.failed);
                 control::counted(&context, &record.state, node, held.integrity(record.key, older, (page_cache, failed)))
             };
             let records = view.metadata.partitions().map(|partition| &partition.record);

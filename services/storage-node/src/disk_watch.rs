@@ -99,7 +99,12 @@ pub(crate) async fn watch(membership: Membership, (health, metrics): (Health, St
 
 /// Has shards look for the files of partitions whose directories are not there: somebody has removed them, and what is appended
 /// to files that are open goes where nobody finds it. Blocks as long as the disk takes.
-fn look_for_partitions(Engine { directory, shards, .. }: &Engine, registry: &ReplicaRegistry) {
+fn look_for_partitions(engine: &Engine, registry: &ReplicaRegistry) {
+    let Engine { directory, shards, .. } = engine;
+    // Without a directory it is that what is wrong, which is told; one that was removed looks empty.
+    if engine.problem().is_some() {
+        return;
+    }
     let with_records = registry.all().into_iter().filter(|(_, replica)| replica.reader.size_bytes() > 0);
     let with_records: Vec<_> = with_records.map(|(partition, _)| partition).collect();
     // Without a listing the directory as a whole is what is wrong, which is told.

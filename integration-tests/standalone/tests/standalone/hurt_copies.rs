@@ -221,10 +221,15 @@ async fn older_copy_counts_for_nothing(put_back: impl Fn(&Path, &Path)) {
     nodes.kill_others(alone);
     alone_in_sync(&client, alone).await;
     write_numbers(&client, 5..10).await;
+    // What was the last that it has said of its directory says nothing of the one that comes.
+    let (data, away) = (nodes.data_of(alone), dir.path().join("away"));
+    std::fs::rename(&data, &away).unwrap();
+    let failed = async || health(&client).await.issues.iter().any(|issue| issue.code == "DATA_DIRECTORY_FAILED");
+    until(failed, "the status names its directory").await;
     nodes.stop(alone);
+    std::fs::rename(&away, &data).unwrap();
 
     // In place of the only copy in sync it is refused, and nobody else leads.
-    let data = nodes.data_of(alone);
     copy_dir(&data, &latest);
     put_back(&older, &data);
     let Err(printed) = nodes.cluster.try_another_node(alone) else { panic!("the node is taken") };

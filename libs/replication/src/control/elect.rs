@@ -104,9 +104,10 @@ pub fn eligible_leader(context: &DecisionContext, state: &PartitionState) -> Opt
     let eligible = || state.replicas.iter().copied().filter(|node| state.elr.contains(*node));
     let alive = || eligible().filter(|node| context.alive(*node));
     // Of one that is not heard it is not known.
-    let able = alive().find(|node| context.heard(*node) && !context.failed.contains(*node));
-    let all_there = alive().count() == state.elr.len();
-    able.or_else(|| alive().next().filter(|_| all_there)).filter(|_| state.isr.is_empty())
+    let heard = || alive().filter(|node| context.heard(*node));
+    let able = heard().find(|node| !context.failed.contains(*node));
+    let all_there = heard().count() == state.elr.len();
+    able.or_else(|| heard().next().filter(|_| all_there)).filter(|_| state.isr.is_empty())
 }
 
 /// Gives leadership back to the first replica, when it can lead. `None`: nothing is to be done.
@@ -171,7 +172,8 @@ pub fn elect_declared_lost<P: Clone>(
 ) -> Option<Decision<P>> {
     let state = &record.state;
     let eligible = state.electable();
-    if state.isr.iter().any(|node| context.alive(node)) || eligible_leader(context, state).is_some() {
+    let able = |node: NodeId| context.alive(node) && !context.failed.contains(node);
+    if eligible.iter().any(able) || eligible_leader(context, state).is_some() {
         return None;
     }
     let said = |node: &NodeId| {

@@ -55,14 +55,14 @@ pub(super) async fn look(server: &Server, seen: &Seen, report: &mut Report) {
 
 /// Storage nodes that take no new replicas, where the others are too few for a topic by default.
 fn places(nodes: &[pb::Node], replication_factor: i64, report: &mut Report) {
-    let (out, open): (Vec<_>, Vec<_>) = nodes.iter().partition(|node| node.cordoned || node.drained);
+    let (out, open): (Vec<_>, Vec<_>) = nodes.iter().partition(|node| node.cordoned);
     if out.is_empty() || i64::try_from(open.len()).unwrap_or(i64::MAX) >= replication_factor {
         return;
     }
     let named = first_of(out.iter().map(|node| node.id.to_string()), out.len(), NAMED_MAX);
     let (open, all) = (open.len(), nodes.len());
     let text = format!(
-        "{open} of {all} storage nodes take new replicas, and topics have {replication_factor} by default: none can be created"
+        "{open} of {all} storage nodes take new replicas, and topics have {replication_factor} by default: none is created without a smaller number"
     );
     let help =
         format!("`walser node uncordon ID` ends that a node is cordoned or drained, also over restarts: {named}");
@@ -172,14 +172,14 @@ mod tests {
 
     #[test]
     fn drained_nodes_that_leave_no_place_for_a_topic_are_told() {
-        let nodes = [false, true, true].map(|drained| pb::Node { drained, ..Default::default() });
+        let nodes = [false, true, true].map(|cordoned| pb::Node { cordoned, ..Default::default() });
         let told = |factor| {
             let mut report = Report::default();
             places(&nodes, factor, &mut report);
             report.troubles().into_iter().map(|(_, text)| text.to_owned()).collect::<Vec<_>>()
         };
         assert!(told(1).is_empty());
-        let expected = "1 of 3 storage nodes take new replicas, and topics have 3 by default: none can be created";
+        let expected = "1 of 3 storage nodes take new replicas, and topics have 3 by default: none is created without a smaller number";
         assert_eq!(told(3), [expected]);
     }
 
