@@ -64,6 +64,8 @@ struct Advised {
     failed: NodeSet,
     /// Nodes that have not been heard for a moment.
     silent: NodeSet,
+    /// The epoch of the controller that has looked who is heard; 0: none that leads.
+    epoch: Revision,
 }
 
 impl Advice {
@@ -79,10 +81,13 @@ impl Advice {
         set(&mut known.failed, failed) || can_write
     }
 
-    /// Notes who has not been heard for a moment. True: somebody is heard again.
-    pub(crate) fn note_silent(&self, silent: NodeSet) -> bool {
-        let before = std::mem::replace(&mut self.0.lock().silent, silent.clone());
-        !before.without(&silent).is_empty()
+    /// Notes who has not been heard for a moment, as a controller of this epoch knows it. True: somebody is heard again, or
+    /// it is known for the first time.
+    pub(crate) fn note_silent(&self, epoch: Revision, silent: NodeSet) -> bool {
+        let mut known = self.0.lock();
+        let first = std::mem::replace(&mut known.epoch, epoch) != epoch;
+        let before = std::mem::replace(&mut known.silent, silent.clone());
+        first || !before.without(&silent).is_empty()
     }
 
     /// Whether no node has said that it cannot write.
@@ -93,17 +98,21 @@ impl Advice {
     /// Forgets nodes that are not registered any more.
     pub(crate) fn retain(&self, registered: impl Fn(NodeId) -> bool) {
         let mut known = self.0.lock();
-        let Advised { unwritable, failed, silent } = &mut *known;
+        let Advised { unwritable, failed, silent, .. } = &mut *known;
         for nodes in [unwritable, failed, silent] {
             *nodes = nodes.iter().filter(|node| registered(*node)).collect();
         }
     }
 
-    fn add_to(&self, context: &mut DecisionContext) {
+    /// `epoch`: of the controller that decides. Until it has looked who is heard, nobody is.
+    fn add_to(&self, context: &mut DecisionContext, epoch: Revision) {
         let known = self.0.lock();
         context.unwritable.clone_from(&known.unwritable);
         context.failed.clone_from(&known.failed);
-        context.silent.clone_from(&known.silent);
+        context.silent = match known.epoch == epoch {
+            true => known.silent.clone(),
+            false => context.nodes.keys().copied().collect(),
+        };
     }
 }
 
@@ -120,7 +129,7 @@ impl Committer {
         let epoch = self.lead.epoch()?;
         let view = self.views.load();
         let mut context = view.metadata.decision_context(epoch);
-        self.advice.add_to(&mut context);
+        self.advice.add_to(&mut context, epoch);
         context.start = self.start;
         Ok((view, context))
     }
@@ -248,15 +257,25 @@ pub(crate) fn at(key: String, revision: Revision) -> Compare {
 
 #[cfg(test)]
 mod tests {
+    use walser_replication::control::NodeRecord;
+
     use super::*;
 
     #[test]
     fn whoever_can_take_a_lead_again_is_told() {
         let advice = Advice::default();
         let set = |nodes: &[i32]| nodes.iter().copied().map(NodeId).collect::<NodeSet>();
-        assert!(!advice.note_silent(set(&[1, 2])));
-        assert!(!advice.note_silent(set(&[1, 2, 3])));
-        assert!(advice.note_silent(set(&[1])));
+        assert!(advice.note_silent(7, set(&[1, 2])), "nobody had looked in this epoch");
+        assert!(!advice.note_silent(7, set(&[1, 2, 3])));
+        assert!(advice.note_silent(7, set(&[1])));
+        let node = NodeRecord { epoch: 0, live_revision: 0, fenced: false, shutting_down: false, drained: false };
+        let silent = |epoch| {
+            let mut context =
+                DecisionContext { nodes: [1, 2].map(|id| (NodeId(id), node)).into(), ..Default::default() };
+            advice.add_to(&mut context, epoch);
+            context.silent
+        };
+        assert_eq!((silent(7), silent(8)), (set(&[1]), set(&[1, 2])), "who is heard is not known in a new epoch");
         assert!(!advice.note_disk(NodeId(2), true, false));
         assert!(!advice.note_disk(NodeId(2), true, false));
         assert!(advice.note_disk(NodeId(2), false, false));

@@ -12,7 +12,7 @@ use walser_metadata::NodeEntry;
 use walser_metadata::value::NodeRegistration;
 use walser_metastore::Revision;
 use walser_model::{LeaderEpoch, NodeId, TopicPartition};
-use walser_replication::control::{self, PartitionRecord, Refusal, ReplicaIntegrity, Write};
+use walser_replication::control::{self, DecisionContext, PartitionRecord, Refusal, ReplicaIntegrity, Write};
 use walser_replication::{NodeSet, PartitionState};
 use walser_rpc::{ApiError, Reason};
 
@@ -96,19 +96,26 @@ fn check_only_copies(node: NodeId, view: &ClusterView, known: &NodeEntry) -> Res
     Err(ApiError::new(Reason::NodeIdInUse, text).with("nodeId", node).with("partitions", count))
 }
 
-/// Whether nobody else has everything, but on directories that cannot be used. What this node has said of its own was said by
-/// the process before.
-fn is_only_usable(state: &PartitionState, node: NodeId, failed: &NodeSet) -> bool {
+/// Whether nobody else has everything, but nodes that are there on directories that cannot be used. What this node has said of
+/// its own was said by the process before.
+fn is_only_usable(state: &PartitionState, node: NodeId, context: &DecisionContext) -> bool {
     let whole = state.whole();
-    whole.contains(node) && whole.iter().all(|other| other == node || failed.contains(other))
+    let cannot = |other| context.alive(other) && context.failed.contains(other);
+    whole.contains(node) && whole.iter().all(|other| other == node || cannot(other))
+}
+
+/// Whether the last that a node has said is that its directory had failed, where that counts against it: another one has
+/// everything, also on a directory that has failed. Otherwise it is all there is.
+fn has_failed(state: &PartitionState, node: NodeId, context: &DecisionContext) -> bool {
+    context.failed.contains(node) && !control::is_only_eligible(state, node)
 }
 
 /// Refuses an older copy of a directory in place of the only one that has everything: what was acknowledged since would
 /// be lost everywhere, although that directory can come back.
-fn check_older_copies(node: NodeId, view: &ClusterView, failed: &NodeSet) -> Result<(), ApiError> {
+fn check_older_copies(node: NodeId, view: &ClusterView, context: &DecisionContext) -> Result<(), ApiError> {
     let records = view.metadata.partitions().map(|partition| &partition.record);
     let copied = records.filter(|record| record.state.replicas.len() > 1);
-    let count = copied.filter(|record| is_only_usable(&record.state, node, failed)).count();
+    let count = copied.filter(|record| is_only_usable(&record.state, node, context)).count();
     if count == 0 {
         return Ok(());
     }
@@ -155,17 +162,15 @@ impl Nodes {
             }
             let older = known.is_some_and(|known| held.are_older(known));
             if older && replaced.is_none() {
-                check_older_copies(node, &view, &context.failed)?;
+                check_older_copies(node, &view, &context)?;
             }
-            let failed = context.failed.contains(node);
             let integrity = |record: &PartitionRecord<TopicPartition>| {
                 if replaced.is_some() {
                     return ReplicaIntegrity::Gone;
                 }
                 let topic = view.metadata.topic(record.key.topic);
                 let page_cache = topic.is_some_and(|topic| held.counted_unflushed(topic));
-                // Where nobody else has everything, it is all there is.
-                let failed = failed && !is_only_usable(&record.state, node, &context.failed);
+                let failed = has_failed(&record.state, node, &context);
                 control::counted(&context, &record.state, node, held.integrity(record.key, older, (page_cache, failed)))
             };
             let records = view.metadata.partitions().map(|partition| &partition.record);
@@ -176,7 +181,7 @@ impl Nodes {
                 Some(decision) if decision.writes.iter().any(registers) => {
                     let extra = Extra { registration: Some(registration.clone()), ..Extra::default() };
                     if let Committed::At(revision) = self.committer.commit(&view, decision, extra).await? {
-                        held.report(node, older && replaced.is_none());
+                        held.report(node, (older && replaced.is_none(), context.failed.contains(node)));
                         registered(revision);
                         return Ok(revision);
                     }
@@ -274,4 +279,49 @@ fn needless_repair(other: NodeId) -> ApiError {
 /// A node that is registered in this incarnation.
 pub(crate) fn current(view: &ClusterView, node_epoch: Revision) -> Option<(NodeId, &Arc<NodeEntry>)> {
     view.metadata.nodes().find(|(_, node)| node.epoch == node_epoch)
+}
+
+#[cfg(test)]
+mod tests {
+    use walser_replication::control::NodeRecord;
+
+    use super::*;
+
+    fn ids(nodes: &[i32]) -> NodeSet {
+        nodes.iter().copied().map(NodeId).collect()
+    }
+
+    /// Nodes 1 to 3, all in service; of some the directory has failed.
+    fn context(failed: &[i32]) -> DecisionContext {
+        let node = NodeRecord { epoch: 1, live_revision: 1, fenced: false, shutting_down: false, drained: false };
+        let nodes = (1..=3).map(|id| (NodeId(id), node)).collect();
+        DecisionContext { nodes, failed: ids(failed), ..DecisionContext::default() }
+    }
+
+    fn state(isr: &[i32], elr: &[i32]) -> PartitionState {
+        let mut state = PartitionState::new((1..=3).map(NodeId).collect(), 1);
+        (state.isr, state.elr, state.leader) = (ids(isr), ids(elr), None);
+        state
+    }
+
+    #[test]
+    fn a_directory_that_had_failed_counts_where_another_node_has_everything() {
+        let (one, first) = (context(&[1, 2]), NodeId(1));
+        assert!(has_failed(&state(&[1, 2], &[]), first, &one), "node 2 has its page cache, and goes on with it");
+        assert!(has_failed(&state(&[], &[1, 3]), first, &one));
+        assert!(!has_failed(&state(&[], &[1]), first, &one), "it is all there is");
+        assert!(!has_failed(&state(&[1, 2], &[]), first, &context(&[2])));
+    }
+
+    #[test]
+    fn an_older_copy_is_refused_where_nobody_else_can_be_used() {
+        let first = NodeId(1);
+        assert!(is_only_usable(&state(&[1], &[]), first, &context(&[1])), "its own word is of the directory before");
+        assert!(is_only_usable(&state(&[], &[1, 2]), first, &context(&[2])));
+        assert!(!is_only_usable(&state(&[], &[1, 2]), first, &context(&[])));
+        assert!(!is_only_usable(&state(&[2], &[]), first, &context(&[2])), "it does not count itself");
+        let mut gone = context(&[2]);
+        gone.nodes.get_mut(&NodeId(2)).unwrap().fenced = true;
+        assert!(!is_only_usable(&state(&[], &[1, 2]), first, &gone), "it is away, as any other one");
+    }
 }

@@ -43,7 +43,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             }
             self.forget_deregistered();
             let recent = BEATS_RECENT * self.config.beat;
-            if self.nodes.committer().advice.note_silent(self.sessions.out_of_sight(now, recent)) {
+            if self.nodes.committer().advice.note_silent(leads, self.sessions.out_of_sight(now, recent)) {
                 // It may take the leads that a drained node had to keep.
                 self.bell.ring_for_all();
             }

@@ -60,7 +60,7 @@ impl Holdings {
     }
 
     /// Says in the log what is not as the node left it.
-    pub(crate) fn report(&self, node: NodeId, older: bool) {
+    pub(crate) fn report(&self, node: NodeId, (older, failed): (bool, bool)) {
         if older {
             tracing::warn!(
                 %node, seen_version = self.seen_version, logs_node_epoch = self.logs_node_epoch,
@@ -73,6 +73,13 @@ impl Holdings {
                 %node,
                 "the system of the node went down, or its directory was not closed in good order: for topics with \
                  durability=page-cache it does not count before it has followed a leader"
+            );
+        }
+        if failed {
+            tracing::warn!(
+                %node,
+                "the last that the node has said is that it cannot use its data directory: for topics with \
+                 durability=page-cache it does not count, where another one has everything, before it has followed a leader"
             );
         }
         if let Some(first) = self.damaged.iter().min() {
