@@ -137,7 +137,7 @@ def draw(told):
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="ui-sans-serif, system-ui, sans-serif" font-size="13">',
         f'<rect width="{WIDTH}" height="{height}" rx="8" fill="#ffffff" stroke="#d0d7de"/>',
         f'<text x="{MARGIN}" y="28" font-size="15" font-weight="600" fill="#1f2328">One record, one trace</text>',
-        f'<text x="{MARGIN}" y="48" fill="#59636e">trace {trace[0].trace_id.hex()} · {bar_text(length / 1e6)} from the producer\'s call to its answer</text>',
+        f'<text x="{MARGIN}" y="48" fill="#59636e">trace {trace[0].trace_id.hex()} · {bar_text((trace[0].end_time_unix_nano - begin) / 1e6)} from the producer\'s call to its answer</text>',
     ]
     middles = {}
     for number, (depth, service, span) in enumerate(rows):
@@ -157,7 +157,7 @@ def draw(told):
         for link in span.links:
             if link.span_id in middles:
                 (_, to_x, to_y), (from_x, up_x, from_y) = middles[link.span_id], middles[span.span_id]
-                way = f"M{(from_x + up_x) / 2:.1f} {from_y - ROW / 2 + 8} V{to_y} H{to_x + 48:.1f}"
+                way = f"M{(from_x + up_x) / 2:.1f} {from_y - ROW / 2 + 8} V{to_y} H{to_x + 56:.1f}"
                 lines.append(f'<path d="{way}" fill="none" stroke="{COLOURS[5][1]}" stroke-dasharray="4 3"/>')
     legend = MARGIN
     for kind, colour in COLOURS.values():
