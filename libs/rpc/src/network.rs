@@ -360,20 +360,14 @@ impl Network {
         known.controllers.iter().filter_map(elsewhere).collect()
     }
 
-    /// The group coordinators of other processes, by address, with the shards that were given to each.
-    pub fn coordinators_elsewhere(&self) -> Vec<(String, Connection, Vec<i32>)> {
+    /// The group coordinators of other processes, by address, and how many shards were given to each.
+    pub fn coordinators_elsewhere(&self) -> Vec<(String, Connection, usize)> {
         let known = self.known.lock();
         let Coordinators { by_address, shards, .. } = &known.coordinators;
-        let shards_of = |address: &String| {
-            let of = shards.iter().filter(|(_, given)| *given == address);
-            let mut of: Vec<_> = of.map(|(shard, _)| *shard).collect();
-            of.sort_unstable();
-            of
-        };
-        let mut elsewhere: Vec<_> = by_address
-            .iter()
-            .map(|(address, connection)| (address.clone(), connection.clone(), shards_of(address)))
-            .collect();
+        let count = |address: &String| shards.values().filter(|given| *given == address).count();
+        let elsewhere = by_address.iter();
+        let elsewhere = elsewhere.map(|(address, connection)| (address.clone(), connection.clone(), count(address)));
+        let mut elsewhere: Vec<_> = elsewhere.collect();
         elsewhere.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         elsewhere
     }

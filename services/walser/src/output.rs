@@ -117,8 +117,7 @@ pub(crate) fn bulk() -> BufWriter<StdoutLock<'static>> {
 
 /// Columns of the terminal, if standard output is one.
 fn terminal_width() -> Option<usize> {
-    let size = terminal_size::terminal_size_of(io::stdout())?;
-    Some(usize::from(size.0.0)).filter(|width| *width > 0)
+    terminal_size().map(|(columns, _)| columns).filter(|columns| *columns > 0)
 }
 
 /// Columns and rows of the terminal, if standard output is one.

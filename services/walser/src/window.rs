@@ -1,6 +1,7 @@
 //! The part of what is shown again and again that fits into a terminal: what scrolls off could not be read, and would be left
 //! behind above the next picture.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Fewer rows or columns than this are no terminal that somebody reads.
@@ -34,10 +35,13 @@ pub(crate) fn close() -> usize {
 }
 
 /// What is to be shown of these lines.
-pub(crate) fn fitting(text: &str) -> Option<String> {
+pub(crate) fn fitting(text: &str) -> Option<Cow<'_, str>> {
     match &mut *shown() {
-        None => Some(text.to_owned()),
-        Some(window) => Some(window.take(text)).filter(|lines| !lines.is_empty()).map(|lines| lines.join("\n")),
+        None => Some(Cow::Borrowed(text)),
+        Some(window) => {
+            let rows = window.take(text);
+            (!rows.is_empty()).then(|| Cow::Owned(rows.join("\n")))
+        }
     }
 }
 

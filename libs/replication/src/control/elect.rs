@@ -98,13 +98,12 @@ pub(super) fn elect(context: &DecisionContext, state: &mut PartitionState) -> Op
     None
 }
 
-/// Who of the eligible leads where nobody is in sync. One whose data directory has failed does where all of them are in
-/// service; otherwise it is waited for another one that comes back, or for its directory.
+/// Who of the eligible leads where nobody is in sync. One that is not heard does not: of that nothing is known. One whose
+/// data directory has failed does where all of them are heard; otherwise another one that comes back is waited for, or its
+/// directory.
 pub fn eligible_leader(context: &DecisionContext, state: &PartitionState) -> Option<NodeId> {
     let eligible = || state.replicas.iter().copied().filter(|node| state.elr.contains(*node));
-    let alive = || eligible().filter(|node| context.alive(*node));
-    // Of one that is not heard it is not known.
-    let heard = || alive().filter(|node| context.heard(*node));
+    let heard = || eligible().filter(|node| context.heard(*node));
     let able = heard().find(|node| !context.failed.contains(*node));
     let all_there = heard().count() == state.elr.len();
     able.or_else(|| heard().next().filter(|_| all_there)).filter(|_| state.isr.is_empty())

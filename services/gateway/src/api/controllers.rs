@@ -134,7 +134,8 @@ impl Controllers {
     }
 }
 
-fn degraded(code: &str, message: String, hint: &str) -> pb::HealthIssue {
+/// Something that works with less than there is to be.
+pub(super) fn degraded(code: &str, message: String, hint: &str) -> pb::HealthIssue {
     pb::HealthIssue {
         severity: pb::HealthStatus::Degraded.into(),
         code: code.to_owned(),
