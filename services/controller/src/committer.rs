@@ -95,6 +95,11 @@ impl Advice {
         self.0.lock().unwritable.is_empty()
     }
 
+    /// Those whose data directory has failed, as they have said with their last beat.
+    pub(crate) fn failed(&self) -> NodeSet {
+        self.0.lock().failed.clone()
+    }
+
     /// Forgets nodes that are not registered any more.
     pub(crate) fn retain(&self, registered: impl Fn(NodeId) -> bool) {
         let mut known = self.0.lock();

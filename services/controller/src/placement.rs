@@ -2,11 +2,13 @@
 //!
 //! Leaders go round over the nodes in service, beginning at another one for each topic, and the other replicas of a
 //! partition are shifted against its leader each time round, as in Kafka: a node that fails leaves its load to all others.
-//! Nodes that are away are used where there are not enough, as in KRaft: they are replicas that follow when they are back.
-//! Before those a topic of Walser itself also uses cordoned ones: without it there would be no groups.
+//! Nodes that are away are used where there are not enough, as in KRaft: they are replicas that follow when they are back;
+//! so are, after them, those whose data directory has failed: they follow when they have another one.
+//! Before those that are away a topic of Walser itself also uses cordoned ones: without it there would be no groups.
 
 use walser_metadata::View;
 use walser_model::{NodeId, RESERVED_PREFIX, TopicId};
+use walser_replication::NodeSet;
 use walser_rpc::{ApiError, Reason};
 
 /// Nodes that replicas can be placed on, ascending.
@@ -18,20 +20,23 @@ pub(crate) struct Places {
     spare: Vec<NodeId>,
     /// Registered, and fenced or about to stop.
     away: Vec<NodeId>,
-    /// The same and cordoned, for a topic of Walser itself: such a node may be about to leave for good.
+    /// In service and not cordoned, and the data directory has failed.
+    failed: Vec<NodeId>,
+    /// Away or failed, and cordoned, for a topic of Walser itself: such a node may be about to leave for good.
     leaving: Vec<NodeId>,
     /// How many get no new replicas, as operators wish.
     cordoned: usize,
 }
 
 impl Places {
-    /// Those for partitions of the topic of this name.
-    pub(crate) fn of(metadata: &View, topic: &str) -> Self {
+    /// Those for partitions of the topic of this name, where the data directories of `failed` have failed.
+    pub(crate) fn of(metadata: &View, failed: &NodeSet, topic: &str) -> Self {
         let (mut places, internal) = (Self::default(), topic.starts_with(RESERVED_PREFIX));
         for (id, node) in metadata.nodes().filter(|(_, node)| node.epoch > 0) {
             let in_service = !node.liveness.fenced && !node.liveness.shutting_down;
-            match (in_service, node.liveness.cordoned) {
+            match (in_service && !failed.contains(id), node.liveness.cordoned) {
                 (true, false) => places.usable.push(id),
+                (false, false) if in_service => places.failed.push(id),
                 (false, false) => places.away.push(id),
                 (true, true) if internal => places.spare.push(id),
                 (false, true) if internal => places.leaving.push(id),
@@ -43,10 +48,13 @@ impl Places {
 
     /// What else there is, in words.
     fn beside(&self) -> String {
-        match self.cordoned {
-            0 => String::new(),
-            count => format!(" ({count} more cordoned: `walser node uncordon ID`)"),
-        }
+        let cordoned =
+            (self.cordoned > 0).then(|| format!("{} more cordoned: `walser node uncordon ID`", self.cordoned));
+        let failed =
+            || format!("the data directory of {} more has failed: `walser status` says why", self.failed.len());
+        let failed = (!self.failed.is_empty()).then(failed);
+        let words: Vec<_> = cordoned.into_iter().chain(failed).collect();
+        if words.is_empty() { String::new() } else { format!(" ({})", words.join("; ")) }
     }
 
     /// Whether a node is in service.
@@ -72,12 +80,15 @@ impl Places {
     ) -> Result<Vec<NodeId>, ApiError> {
         let (wanted, known) = (usize::try_from(replication_factor).unwrap_or(0), self.known());
         // Those that are away may be back in a moment.
-        let passes = self.cordoned == 0 || !self.away.is_empty() || !self.leaving.is_empty();
+        let others = [&self.away, &self.failed, &self.leaving];
+        let passes = self.cordoned == 0 || others.iter().any(|nodes| !nodes.is_empty());
         if self.usable.is_empty() && self.spare.is_empty() && passes {
             let which = if self.cordoned == 0 { "" } else { " that takes new partitions" };
             let beside = self.beside();
-            let text =
-                format!("no storage node{which} is in service{beside}; start one, or wait until it has registered");
+            let works = if self.failed.is_empty() { "" } else { " whose data directory works" };
+            let text = format!(
+                "no storage node{works}{which} is in service{beside}; start one, or wait until it has registered"
+            );
             return Err(ApiError::new(Reason::LeaderNotAvailable, text));
         }
         if self.usable.is_empty() && self.spare.is_empty() {
@@ -99,14 +110,14 @@ impl Places {
         }
         let begin = first_place(topic).wrapping_add(usize::try_from(partition).unwrap_or(0));
         let mut replicas = Vec::with_capacity(wanted);
-        for nodes in [&self.usable, &self.spare, &self.away, &self.leaving] {
+        for nodes in [&self.usable, &self.spare, &self.away, &self.failed, &self.leaving] {
             replicas.extend(from(nodes, begin, wanted - replicas.len()));
         }
         Ok(replicas)
     }
 
     fn known(&self) -> usize {
-        self.usable.len() + self.spare.len() + self.away.len() + self.leaving.len()
+        self.usable.len() + self.spare.len() + self.away.len() + self.failed.len() + self.leaving.len()
     }
 }
 
@@ -196,6 +207,19 @@ mod tests {
         assert_eq!(leaving.place(topic(1), 0, 3).unwrap(), [NodeId(1), NodeId(4), NodeId(5)]);
         let restarts = Places { leaving: vec![NodeId(5)], ..Places::default() };
         assert_eq!(restarts.place(topic(1), 0, 1).unwrap_err().reason(), Reason::LeaderNotAvailable);
+    }
+
+    #[test]
+    fn a_node_whose_directory_has_failed_is_used_last_and_never_alone() {
+        let failed = |usable: &[i32], away: &[i32]| Places { failed: vec![NodeId(2)], ..places(usable, away) };
+        for partition in 0..6 {
+            let placed = failed(&[1, 3], &[4]).place(topic(1), partition, 2).unwrap();
+            assert!(!placed.contains(&NodeId(2)) && !placed.contains(&NodeId(4)), "{placed:?}");
+            assert_eq!(failed(&[1], &[4]).place(topic(1), partition, 3).unwrap(), [NodeId(1), NodeId(4), NodeId(2)]);
+        }
+        let refused = failed(&[], &[]).place(topic(1), 0, 1).unwrap_err();
+        assert_eq!((refused.reason(), refused.retry()), (Reason::LeaderNotAvailable, RetryAdvice::Backoff));
+        assert!(refused.message().contains("the data directory of 1 more has failed"), "{refused}");
     }
 
     #[test]

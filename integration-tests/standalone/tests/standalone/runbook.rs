@@ -166,8 +166,20 @@ async fn disks_that_are_full_or_away_are_named_until_they_are_not() {
     let (at, away) = (nodes.data_of(2), data.join("away"));
     std::fs::rename(&at, &away).unwrap();
     shows(&address, "DATA_DIRECTORY_FAILED").await;
+    let listed = cli_at(&address, &["node", "list"], b"");
+    assert!(String::from_utf8(listed.stdout).unwrap().contains("active, directory failed"));
+    // What is created meanwhile does without it, and where it cannot, does not wait for it.
+    let created = cli_at(&address, &["topic", "create", "beside", "-p", "12", "--replicas", "2"], b"");
+    assert!(created.status.success(), "{created:?}");
+    let beside = partitions(&client, "beside").await;
+    assert!(beside.iter().all(|found| found.replicas.len() == 2 && !found.replicas.contains(&2)), "{beside:?}");
+    create_replicated(&client, "everywhere", 3, 3).await;
+    assert!(
+        partitions(&client, "everywhere").await.iter().all(|found| found.leader != Some(2) && !found.isr.contains(&2))
+    );
     std::fs::rename(&away, &at).unwrap();
     healthy(&address).await;
+    all_in_sync(&client, "everywhere").await;
     write(&client, "t", 0, "works").await;
 }
 

@@ -5,8 +5,8 @@ use walser_model::{LeaderEpoch, NodeId};
 use super::{Comparison, Decision, DecisionContext, PartitionRecord, Write};
 use crate::PartitionState;
 
-/// Creates a partition: in `leader_epoch` or a later one, led by the first of its replicas that is in service, with all that
-/// are in sync; the others follow when they are back. `None`: none of them is in service.
+/// Creates a partition: in `leader_epoch` or a later one, led by the first of its replicas that is in service on a directory that
+/// has not failed, with all that are in sync; the others follow when they are back. `None`: there is none.
 ///
 /// The registration and the live key of every replica are compared. A node that is fenced meanwhile would otherwise
 /// register again while a partition that its sweep has not seen counts on it (invariant I14).
@@ -17,8 +17,9 @@ pub fn create<P: Clone>(
     min_isr: usize,
     leader_epoch: LeaderEpoch,
 ) -> Option<Decision<P>> {
-    let leader = replicas.iter().copied().find(|node| context.usable(*node))?;
-    let isr = replicas.iter().copied().filter(|node| context.usable(*node)).collect();
+    let usable = |node: &NodeId| context.usable(*node) && !context.failed.contains(*node);
+    let leader = replicas.iter().copied().find(usable)?;
+    let isr = replicas.iter().copied().filter(usable).collect();
     let mut decision = Decision::new(context);
     decision.comparisons.push(Comparison::Missing(key.clone()));
     for node in replicas {

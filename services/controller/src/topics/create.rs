@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use walser_metadata::TopicEntry;
 use walser_metadata::value::{StagedPartitions, TopicValue};
+use walser_metadata::{TopicEntry, View};
 use walser_metastore::Compare;
 use walser_model::{Setting, Timestamp, TopicId};
 use walser_replication::control::{self, Decision, MERGED_PARTITIONS_MAX};
@@ -62,6 +62,11 @@ fn with_partitions(topic: &TopicEntry, partition_count: i32) -> TopicValue {
 }
 
 impl Topics {
+    /// Where replicas of the topic of this name can be placed now.
+    fn places(&self, metadata: &View, topic: &str) -> Places {
+        Places::of(metadata, &self.committer.advice.failed(), topic)
+    }
+
     /// Creates a topic, or finds the one that has the name. With `validate_only` it returns how the topic would be, and
     /// no topic.
     pub(crate) async fn create(
@@ -110,7 +115,7 @@ impl Topics {
                 let text = format!("topic \"{name}\" was deleted while it was created");
                 return Err(ApiError::new(Reason::TopicNotFound, text).with("topic", &name));
             }
-            Places::of(&view.metadata, name.as_str()).check(replication_factor)?;
+            self.places(&view.metadata, name.as_str()).check(replication_factor)?;
             let _planned = self.plan(&view, id, usize::try_from(partition_count).unwrap_or(0))?;
             if request.validate_only {
                 return Ok((Arc::new(value), None));
@@ -177,7 +182,7 @@ impl Topics {
                 };
                 return Err(ApiError::new(Reason::TopicExists, text).with("topic", name));
             }
-            Places::of(metadata, name.as_str()).check(1)?;
+            self.places(metadata, name.as_str()).check(1)?;
             let _planned = self.plan(&view, id, restored.placed_on.len())?;
             if let Some(created) = self.try_create(&Creation { id, staged: &staged, grown: None }).await? {
                 return Ok(created);
@@ -214,7 +219,7 @@ impl Topics {
                 finished.map_err(|failure| if before.is_some() { maybe(&failure) } else { failure })?;
                 continue;
             }
-            Places::of(&view.metadata, &topic.value.name).check(topic.value.replication_factor)?;
+            self.places(&view.metadata, &topic.value.name).check(topic.value.replication_factor)?;
             let value = with_partitions(&topic, wanted);
             let _planned = self.plan(&view, topic.id, usize::try_from(wanted).unwrap_or(0))?;
             if validate_only {

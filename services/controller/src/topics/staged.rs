@@ -30,8 +30,9 @@ fn replicas(places: &Places, staged: &StagedPartitions, id: TopicPartition) -> R
         return Ok(vec![node]);
     }
     let text = format!(
-        "storage node {node} holds partition {number} and takes none at present: it is not in service, or cordoned; start it, or \
-         `walser node uncordon {node}`, and try again"
+        "storage node {node} holds partition {number} and takes none at present: it is not in service, or \
+         cordoned, or its data directory has failed; `walser status` says which; start it, mend it, or `walser node \
+         uncordon {node}`, and try again"
     );
     Err(ApiError::new(Reason::LeaderNotAvailable, text).with("nodeId", node))
 }
@@ -56,7 +57,7 @@ impl Topics {
         let missing = (staged.first..topic.partition_count)
             .map(|number| TopicPartition::new(id, PartitionIndex(number)))
             .filter(|id| view.metadata.partition(*id).is_none());
-        let (places, mut decisions) = (Places::of(&view.metadata, &topic.name), Vec::new());
+        let (places, mut decisions) = (Places::of(&view.metadata, &context.failed, &topic.name), Vec::new());
         for id in missing {
             let replicas = replicas(&places, staged, id)?;
             let created = control::create(context, id, &replicas, min_isr, LeaderEpoch(staged.leader_epoch));

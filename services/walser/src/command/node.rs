@@ -154,13 +154,17 @@ async fn listed(server: &Server) -> Result<Vec<pb::Node>, ApiError> {
 /// How a node is.
 pub(super) fn state(node: &pb::Node) -> String {
     let state = format!("{:?}", node.state()).to_lowercase();
-    // What holds as soon as it is back.
-    let wanted = match node.state() {
+    let disks = node.storage.as_ref().map_or(&[] as &[_], |storage| &storage.disks);
+    let rest = match node.state() {
+        // What holds as soon as it is back.
         pb::NodeState::Down if node.drained => ", drained",
         pb::NodeState::Down if node.cordoned => ", cordoned",
+        pb::NodeState::Down => "",
+        _ if disks.iter().any(|disk| disk.failed) => ", directory failed",
+        _ if disks.iter().any(|disk| disk.full) => ", disk full",
         _ => "",
     };
-    state + wanted
+    state + rest
 }
 
 /// For how long it has run.
