@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use walser_model::{Compression, CompressionSetting, Timestamp, TopicConfig, whole_millis};
 use walser_record_batch::{
     BatchBuilder, DECODED_COST_MAX, HEADER_LEN, HeaderError, InvalidBatch, Limits, NewRecord, Produced,
@@ -177,9 +178,12 @@ pub(crate) fn add_traces(traces: &mut Vec<Arc<str>>, records: &[NewRecord], call
     }
 }
 
+/// Headers of a record, a trace included, that are encoded without an allocation.
+const HEADERS_INLINE: usize = 8;
+
 /// Encodes a record. `trace`: the caller's trace, given to records that have none.
 pub(crate) fn encode(builder: &mut BatchBuilder, record: &NewRecord, now: Timestamp, trace: Option<&str>) {
-    let mut headers: Vec<(&[u8], Option<&[u8]>)> = Vec::with_capacity(record.headers.len() + 1);
+    let mut headers = SmallVec::<[(&[u8], Option<&[u8]>); HEADERS_INLINE]>::new();
     headers.extend(record.headers.iter().map(|header| (header.key.as_ref(), header.value.as_deref())));
     if let Some(trace) = trace
         && !record.headers.iter().any(|header| header.key == TRACEPARENT.as_bytes())
@@ -224,6 +228,33 @@ mod tests {
 
     fn header() -> Header {
         Header { key: Bytes::new(), value: None }
+    }
+
+    /// What becomes of plain records on the way to the leader. Vectors are made as large as they have to be.
+    fn allocations(record_count: usize, call: Option<&Arc<str>>) -> u64 {
+        let headers = vec![Header { key: Bytes::from("h"), value: Some(Bytes::from("v")) }; HEADERS_INLINE - 1];
+        let record = NewRecord { value: Some(Bytes::from("value")), headers, ..NewRecord::default() };
+        let records = vec![record; record_count];
+        let made = allocation_counter::measure(|| {
+            let sizes = check_records(&records, &TopicConfig::default(), 0).unwrap();
+            let bytes = sizes.iter().map(|size| size.bytes).sum::<usize>() + HEADER_LEN;
+            let mut builder = BatchBuilder::new(Compression::None, bytes);
+            add_traces(&mut Vec::new(), &records, call);
+            records.iter().for_each(|record| encode(&mut builder, record, 0, call.map(|call| &**call)));
+            builder.build(walser_record_batch::Producer::NONE);
+        });
+        made.count_total
+    }
+
+    #[test]
+    fn a_record_costs_no_allocation_traced_or_not() {
+        let sampled = Arc::from("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        let other = Arc::from("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
+        for call in [None, Some(&other), Some(&sampled)] {
+            let (one, many) = (allocations(1, call), allocations(1_000, call));
+            assert!(one > 0, "they are counted");
+            assert_eq!(many, one, "{call:?}");
+        }
     }
 
     #[test]
