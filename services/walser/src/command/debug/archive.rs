@@ -146,6 +146,11 @@ impl Manifest {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
+    /// Whether no file has another name than these.
+    pub(super) fn has_only(&self, names: &[&str]) -> bool {
+        self.files.iter().all(|file| names.contains(&file.name.as_str()))
+    }
+
     pub(super) fn missing(&self) -> &[Missing] {
         &self.missing
     }

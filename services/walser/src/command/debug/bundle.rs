@@ -16,7 +16,7 @@ use crate::args::ServerArgs;
 use crate::cli::ClusterRole;
 use crate::command::cluster::ClusterFile;
 use crate::command::produce::now_ms;
-use crate::error::CliError;
+use crate::error::{CliError, UNAVAILABLE};
 use crate::output::{self, bytes, plural};
 use crate::server::Server;
 
@@ -97,6 +97,12 @@ pub(super) async fn run(arguments: DebugBundleArgs) -> Result<ExitCode, CliError
     output::data(&format!("{}: {count}, {size} before compression", file.display()));
     for missing in manifest.missing() {
         output::warning(&format!("not in it: {}: {}", missing.what, missing.why));
+    }
+    if manifest.has_only(&["cluster.json", "doctor.json"]) {
+        let help =
+            "name a gateway with --server HOST:PORT, admin ports with --admin HOST:PORT, or a cluster with --dir DIR";
+        let nobody = CliError::failed("nothing that was asked has answered; the file says why");
+        return Err(nobody.with_code(UNAVAILABLE).with_help(help));
     }
     Ok(ExitCode::SUCCESS)
 }
