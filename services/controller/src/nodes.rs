@@ -99,8 +99,18 @@ fn check_only_copies(node: NodeId, view: &ClusterView, known: &NodeEntry) -> Res
 /// Whether nobody else has everything, but nodes that are there on directories that cannot be used. What this node has said of
 /// its own was said by the process before.
 fn is_only_usable(state: &PartitionState, node: NodeId, context: &DecisionContext) -> bool {
+    others_cannot(state, node, |other| context.alive(other) && context.failed.contains(other))
+}
+
+/// Whether that is so as far as is known: nothing is known of the directory of a node that is not heard. It is heard soon, or
+/// fenced.
+fn may_be_only_usable(state: &PartitionState, node: NodeId, context: &DecisionContext) -> bool {
+    let may_be_failed = |other| context.failed.contains(other) || context.silent.contains(other);
+    others_cannot(state, node, |other| context.alive(other) && may_be_failed(other))
+}
+
+fn others_cannot(state: &PartitionState, node: NodeId, cannot: impl Fn(NodeId) -> bool) -> bool {
     let whole = state.whole();
-    let cannot = |other| context.alive(other) && context.failed.contains(other);
     whole.contains(node) && whole.iter().all(|other| other == node || cannot(other))
 }
 
@@ -114,10 +124,18 @@ fn has_failed(state: &PartitionState, node: NodeId, context: &DecisionContext) -
 /// be lost everywhere, although that directory can come back.
 fn check_older_copies(node: NodeId, view: &ClusterView, context: &DecisionContext) -> Result<(), ApiError> {
     let records = view.metadata.partitions().map(|partition| &partition.record);
-    let copied = records.filter(|record| record.state.replicas.len() > 1);
-    let count = copied.filter(|record| is_only_usable(&record.state, node, context)).count();
-    if count == 0 {
+    let copied: Vec<_> = records.filter(|record| record.state.replicas.len() > 1).collect();
+    let count = copied.iter().filter(|record| is_only_usable(&record.state, node, context)).count();
+    let unknown = copied.iter().filter(|record| may_be_only_usable(&record.state, node, context)).count();
+    if count == 0 && unknown == 0 {
         return Ok(());
+    }
+    if count == 0 {
+        let text = format!(
+            "storage node {node} comes with an older copy of its data directory; whether other nodes have all of {unknown} \
+             partitions and can use their directories is not known until they are heard; it tries again"
+        );
+        return Err(ApiError::new(Reason::ControllerNotAvailable, text).with("nodeId", node));
     }
     let text = format!(
         "the data directory of storage node {node}, or only its logs, is an older copy, or its file logs/checkpoint is gone: the node has served since, and its replicas were the \
@@ -320,8 +338,16 @@ mod tests {
         assert!(is_only_usable(&state(&[], &[1, 2]), first, &context(&[2])));
         assert!(!is_only_usable(&state(&[], &[1, 2]), first, &context(&[])));
         assert!(!is_only_usable(&state(&[2], &[]), first, &context(&[2])), "it does not count itself");
+        assert!(!may_be_only_usable(&state(&[], &[1, 2]), first, &context(&[])));
+        let unheard = DecisionContext { silent: ids(&[2]), ..context(&[3]) };
+        assert!(!is_only_usable(&state(&[], &[1, 2, 3]), first, &unheard));
+        assert!(
+            may_be_only_usable(&state(&[], &[1, 2, 3]), first, &unheard),
+            "a new controller knows of no failed ones"
+        );
         let mut gone = context(&[2]);
         gone.nodes.get_mut(&NodeId(2)).unwrap().fenced = true;
-        assert!(!is_only_usable(&state(&[], &[1, 2]), first, &gone), "it is away, as any other one");
+        gone.silent = ids(&[2]);
+        assert!(!may_be_only_usable(&state(&[], &[1, 2]), first, &gone), "it is away, as any other one");
     }
 }

@@ -48,13 +48,12 @@ impl Places {
 
     /// What else there is, in words.
     fn beside(&self) -> String {
-        let cordoned =
-            (self.cordoned > 0).then(|| format!("{} more cordoned: `walser node uncordon ID`", self.cordoned));
+        let cordoned = in_words(self.cordoned + self.leaving.len());
         let failed =
             || format!("the data directory of {} more has failed: `walser status` says why", self.failed.len());
         let failed = (!self.failed.is_empty()).then(failed);
         let words: Vec<_> = cordoned.into_iter().chain(failed).collect();
-        if words.is_empty() { String::new() } else { format!(" ({})", words.join("; ")) }
+        in_brackets(&words)
     }
 
     /// Whether a node is in service.
@@ -103,7 +102,7 @@ impl Places {
         if wanted > known || wanted == 0 {
             let text = format!(
                 "replication factor {replication_factor} needs {replication_factor} storage nodes; {known} available{}",
-                self.beside()
+                in_brackets(&Vec::from_iter(in_words(self.cordoned)))
             );
             let failure = ApiError::new(Reason::ReplicationFactorTooHigh, text);
             return Err(failure.with("requested", replication_factor).with("available", known));
@@ -119,6 +118,15 @@ impl Places {
     fn known(&self) -> usize {
         self.usable.len() + self.spare.len() + self.away.len() + self.failed.len() + self.leaving.len()
     }
+}
+
+/// Nodes that take no new replicas.
+fn in_words(cordoned: usize) -> Option<String> {
+    (cordoned > 0).then(|| format!("{cordoned} more cordoned: `walser node uncordon ID`"))
+}
+
+fn in_brackets(words: &[String]) -> String {
+    if words.is_empty() { String::new() } else { format!(" ({})", words.join("; ")) }
 }
 
 /// Where the partitions of a topic begin: its id is random.
@@ -220,6 +228,8 @@ mod tests {
         let refused = failed(&[], &[]).place(topic(1), 0, 1).unwrap_err();
         assert_eq!((refused.reason(), refused.retry()), (Reason::LeaderNotAvailable, RetryAdvice::Backoff));
         assert!(refused.message().contains("the data directory of 1 more has failed"), "{refused}");
+        let few = failed(&[1], &[]).place(topic(1), 0, 3).unwrap_err();
+        assert_eq!(few.message(), "replication factor 3 needs 3 storage nodes; 2 available", "it is one of them");
     }
 
     #[test]

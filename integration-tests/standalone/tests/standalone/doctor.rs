@@ -155,6 +155,11 @@ async fn a_cluster_is_examined_and_bundled_with_what_is_wrong_in_it() {
     assert!(files.values().all(|text| !text.contains("a-secret-value")), "no records are in it");
     let again = bundle(&file, &["--dir", &dir.display().to_string()]);
     assert_eq!(again.status.code(), Some(4), "it is never overwritten unasked");
+
+    drop(up);
+    let made = bundle(&file, &["--dir", &dir.display().to_string(), "--force"]);
+    assert_eq!(made.status.code(), Some(7), "what dead processes have logged is no answer");
+    assert!(unpacked(&file)["processes/storage-node-1/end.log"].contains("serving"));
 }
 
 #[test]

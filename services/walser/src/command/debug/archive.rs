@@ -146,9 +146,9 @@ impl Manifest {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
-    /// Whether no file has another name than these.
-    pub(super) fn has_only(&self, names: &[&str]) -> bool {
-        self.files.iter().all(|file| names.contains(&file.name.as_str()))
+    /// Whether there are only files of such names.
+    pub(super) fn has_only(&self, expected: impl Fn(&str) -> bool) -> bool {
+        self.files.iter().all(|file| expected(&file.name))
     }
 
     pub(super) fn missing(&self) -> &[Missing] {

@@ -64,6 +64,9 @@ pub(crate) struct DebugBundleArgs {
     server: ServerArgs,
 }
 
+/// What the end of a log file is called, below its process.
+const LOG_END: &str = "/end.log";
+
 pub(super) async fn run(arguments: DebugBundleArgs) -> Result<ExitCode, CliError> {
     let DebugBundleArgs { file, force, admin, mut server } = arguments;
     let cluster = admin.cluster()?;
@@ -98,7 +101,7 @@ pub(super) async fn run(arguments: DebugBundleArgs) -> Result<ExitCode, CliError
     for missing in manifest.missing() {
         output::warning(&format!("not in it: {}: {}", missing.what, missing.why));
     }
-    if manifest.has_only(&["cluster.json", "doctor.json"]) {
+    if manifest.has_only(|name| ["cluster.json", "doctor.json"].contains(&name) || name.ends_with(LOG_END)) {
         let help =
             "name a gateway with --server HOST:PORT, admin ports with --admin HOST:PORT, or a cluster with --dir DIR";
         let nobody = CliError::failed("nothing that was asked has answered; the file says why");
@@ -159,7 +162,7 @@ async fn ask(process: &Asked, only: Option<&str>, archive: &mut Archive) -> Resu
 /// Adds the end of the log file of a process that does not answer.
 fn tail(process: &Asked, archive: &mut Archive) -> Result<(), CliError> {
     let Some(log) = process.log() else { return Ok(()) };
-    let name = format!("processes/{}/end.log", process.name);
+    let name = format!("processes/{}{LOG_END}", process.name);
     match end_of(log) {
         Ok(text) => archive.add(&name, &text),
         Err(error) => {
