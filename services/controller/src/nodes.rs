@@ -124,16 +124,17 @@ fn has_failed(state: &PartitionState, node: NodeId, context: &DecisionContext) -
 /// be lost everywhere, although that directory can come back.
 fn check_older_copies(node: NodeId, view: &ClusterView, context: &DecisionContext) -> Result<(), ApiError> {
     let records = view.metadata.partitions().map(|partition| &partition.record);
-    let copied: Vec<_> = records.filter(|record| record.state.replicas.len() > 1).collect();
-    let count = copied.iter().filter(|record| is_only_usable(&record.state, node, context)).count();
-    let unknown = copied.iter().filter(|record| may_be_only_usable(&record.state, node, context)).count();
-    if count == 0 && unknown == 0 {
+    let copied = records.filter(|record| record.state.replicas.len() > 1);
+    let doubtful: Vec<_> = copied.filter(|record| may_be_only_usable(&record.state, node, context)).collect();
+    if doubtful.is_empty() {
         return Ok(());
     }
+    let count = doubtful.iter().filter(|record| is_only_usable(&record.state, node, context)).count();
     if count == 0 {
         let text = format!(
-            "storage node {node} comes with an older copy of its data directory; whether other nodes have all of {unknown} \
-             partitions and can use their directories is not known until they are heard; it tries again"
+            "storage node {node} comes with an older copy of its data directory; whether other nodes have all of {} \
+             partitions and can use their directories is not known until they are heard; it tries again",
+            doubtful.len()
         );
         return Err(ApiError::new(Reason::ControllerNotAvailable, text).with("nodeId", node));
     }

@@ -48,12 +48,11 @@ impl Places {
 
     /// What else there is, in words.
     fn beside(&self) -> String {
-        let cordoned = in_words(self.cordoned + self.leaving.len());
+        let cordoned = more_cordoned(self.cordoned + self.leaving.len());
         let failed =
             || format!("the data directory of {} more has failed: `walser status` says why", self.failed.len());
         let failed = (!self.failed.is_empty()).then(failed);
-        let words: Vec<_> = cordoned.into_iter().chain(failed).collect();
-        in_brackets(&words)
+        in_brackets(&Vec::from_iter(cordoned.into_iter().chain(failed)))
     }
 
     /// Whether a node is in service.
@@ -79,8 +78,7 @@ impl Places {
     ) -> Result<Vec<NodeId>, ApiError> {
         let (wanted, known) = (usize::try_from(replication_factor).unwrap_or(0), self.known());
         // Those that are away may be back in a moment.
-        let others = [&self.away, &self.failed, &self.leaving];
-        let passes = self.cordoned == 0 || others.iter().any(|nodes| !nodes.is_empty());
+        let passes = self.cordoned == 0 || known > 0;
         if self.usable.is_empty() && self.spare.is_empty() && passes {
             let which = if self.cordoned == 0 { "" } else { " that takes new partitions" };
             let beside = self.beside();
@@ -102,7 +100,7 @@ impl Places {
         if wanted > known || wanted == 0 {
             let text = format!(
                 "replication factor {replication_factor} needs {replication_factor} storage nodes; {known} available{}",
-                in_brackets(&Vec::from_iter(in_words(self.cordoned)))
+                in_brackets(&Vec::from_iter(more_cordoned(self.cordoned)))
             );
             let failure = ApiError::new(Reason::ReplicationFactorTooHigh, text);
             return Err(failure.with("requested", replication_factor).with("available", known));
@@ -121,8 +119,8 @@ impl Places {
 }
 
 /// Nodes that take no new replicas.
-fn in_words(cordoned: usize) -> Option<String> {
-    (cordoned > 0).then(|| format!("{cordoned} more cordoned: `walser node uncordon ID`"))
+fn more_cordoned(count: usize) -> Option<String> {
+    (count > 0).then(|| format!("{count} more cordoned: `walser node uncordon ID`"))
 }
 
 fn in_brackets(words: &[String]) -> String {
